@@ -1,0 +1,13 @@
+#include "lib/base/check.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace sluice {
+
+void check_failed(const char* file, int line, const char* condition) {
+  std::fprintf(stderr, "%s:%d: CHECK failed: %s\n", file, line, condition);
+  std::abort();
+}
+
+}  // namespace sluice

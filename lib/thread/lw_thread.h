@@ -1,0 +1,142 @@
+// LwThread: a lightweight thread: a stackless unit of execution that runs messages, timers and pollers to completion
+// and never blocks. It knows no OS thread: a ThreadHost runs it.
+//
+// Thread:     everything here but send() and the constants, on the thread itself (checked where it is cheap), or, for
+//             defer(), anywhere on its host's OS thread.
+// Ownership:  ThreadDirectory makes and destroys it. Borrows pollers, timers, sources and messages.
+// Invariants: (1) messages of one sender are run in the order they were sent. (2) what is deferred in a turn runs at
+//             its end, in order. (3) nothing is called from inside a submit, send or defer.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/base/cpu_mask.h"
+#include "lib/base/deadline_heap.h"
+#include "lib/base/intrusive_list.h"
+#include "lib/thread/channel.h"
+#include "lib/thread/event_source.h"
+#include "lib/thread/poller.h"
+#include "lib/thread/thread_host.h"
+#include "lib/thread/timer.h"
+#include "lib/thread/work.h"
+
+namespace sluice {
+
+struct RunTag;
+struct AttachTag;
+
+class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public HeapEntry {
+ public:
+  LwThread(std::string name, uint64_t id, CpuMask cpumask, ThreadHost& host);
+  // Requires: no poller, timer, source or channel is left (checked).
+  ~LwThread();
+
+  // Constant after construction.
+  const std::string& name() const { return name_; }
+  uint64_t id() const { return id_; }
+  const CpuMask& cpumask() const { return cpumask_; }
+
+  // The lightweight thread that is running on this OS thread; nullptr between turns.
+  static LwThread* current() { return current_; }
+
+  // Any OS thread: runs the message here, later. The message must not be queued.
+  void send(Message& message) {
+    message.target = this;
+    host_.load(std::memory_order_acquire)->post(message);
+  }
+
+  ThreadHost& host() const { return *host_.load(std::memory_order_relaxed); }
+  uint64_t now_ns() const { return host().now_ns(); }
+
+  // Runs the work at the end of this turn, or in the next one.
+  void defer(Work& work) {
+    ready_.push_back(work);
+    if (!ListHook<RunTag>::linked()) host().make_runnable(*this);
+  }
+
+  // Starts hot. The poller must not be added anywhere.
+  void add_poller(Poller& poller);
+  void remove_poller(Poller& poller);
+
+  // `events` are epoll's flags. Errors: those of epoll_ctl, such as EPERM for a regular file.
+  Result<> add_source(EventSource& source, int fd, uint32_t events);
+  void remove_source(EventSource& source);
+
+  // This thread's channel to the device, made on first use and freed with its last reference.
+  // Errors: those of the device's create_channel().
+  Result<ChannelRef> get_channel(IoDevice& device);
+  // nullptr if there is none.
+  Channel* find_channel(const IoDevice& device) const;
+
+  // --- For hosts ---
+
+  struct RunResult {
+    bool worked;    // something was done
+    bool runnable;  // something is left to do or to poll
+  };
+  // One turn: messages and deferred work, due timers, hot pollers, what these deferred.
+  RunResult run();
+  // Calls a source's handler as this thread.
+  void dispatch(EventSource& source, uint32_t events);
+  uint64_t next_deadline_ns() const { return timers_.earliest_deadline_ns(); }
+  // Makes every poller hot (on a switch to poll mode).
+  void make_all_hot();
+  void account(uint64_t ns, bool busy) { *(busy ? &busy_ns_ : &idle_ns_) += ns; }
+
+  // Asks the host to let go of this thread after the present turn, and then to post `done` to its target.
+  // Requires: no poller, timer, source or channel is left (checked).
+  void exit(Message& done);
+  Message* exit_message() const { return exit_message_; }
+
+  // --- Statistics ---
+
+  uint64_t busy_ns() const { return busy_ns_; }
+  uint64_t idle_ns() const { return idle_ns_; }
+  template <typename Fn>
+  void for_each_poller(Fn&& fn) {
+    hot_.for_each(fn);
+    cold_.for_each(fn);
+  }
+  template <typename Fn>
+  void for_each_timer(Fn&& fn) const {
+    timers_.for_each(fn);
+  }
+  const std::vector<Channel*>& channels() const { return channels_; }
+
+ private:
+  friend class Poller;
+  friend class Timer;
+  friend class ChannelRef;
+
+  void run_ready();
+  bool fire_timers();
+  bool poll_hot();
+  void set_hot(Poller& poller, bool hot);
+  void arm(Timer& timer, uint64_t deadline_ns);
+  void release(Channel& channel);
+
+  const std::string name_;
+  const uint64_t id_;
+  const CpuMask cpumask_;
+  std::atomic<ThreadHost*> host_;
+
+  Fifo<Work> ready_;
+  List<Poller, PollerTag> hot_;
+  List<Poller, PollerTag> cold_;
+  size_t hot_count_ = 0;
+  List<EventSource, SourceTag> sources_;
+  DeadlineHeap<Timer> timers_;
+  std::vector<Channel*> channels_;
+  Poller* polling_ = nullptr;  // the one whose poll() is running; nullptr once it has removed itself
+  Message* exit_message_ = nullptr;
+  uint64_t busy_ns_ = 0;
+  uint64_t idle_ns_ = 0;
+
+  static thread_local constinit LwThread* current_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,179 @@
+// ManualHosts: runs lightweight threads without reactors: on the test's own OS thread, turn by turn, with a clock that
+// stands still until the test advances it. Descriptors are real: each host has an epoll instance of its own.
+//
+//   ManualHosts hosts(2);                                  // two hosts, interrupt mode
+//   ThreadDirectory threads(hosts);                        // threads are placed on them in rotation
+//   LwThread& app = hosts.home();
+//   hosts.on(app, [&] { poller_thread.add_poller(p); });   // runs now, as `app`
+//   hosts.run_until_idle();                                // nothing is left to do
+//   hosts.advance(kNsPerMs);                               // timers are due in the next turn
+//   EXPECT_TRUE(hosts.run_until([&] { return done; }));    // waits for the kernel or an OS thread where it must
+//   auto result = hosts.await(app, manager.remove(bdev, RemoveMode::kForce));
+//
+// Thread: one OS thread, but for ManualHost::post(), which any may call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "lib/base/check.h"
+#include "lib/base/clock.h"
+#include "lib/base/unique_fd.h"
+#include "lib/thread/lw_thread.h"
+#include "lib/thread/task.h"
+#include "lib/thread/thread_directory.h"
+
+struct epoll_event;
+
+namespace sluice {
+
+// One host. ManualHosts makes and turns it.
+// Ownership: owns its home thread and its host-local objects; the other threads must be gone before it (checked).
+class ManualHost final : public ThreadHost {
+ public:
+  ManualHost(uint32_t index, PollMode mode, uint64_t now_ns);
+  ~ManualHost() override;
+
+  LwThread& home() override { return *home_; }
+  uint32_t index() const { return index_; }
+
+  // `window_ns` counts in adaptive mode only.
+  void set_mode(PollMode mode, uint64_t window_ns = 0);
+
+  // One turn: descriptors that are ready, messages, due timers, and each runnable thread once. True if there was work.
+  bool turn();
+  // False when the host would sleep: nothing is left to run and no poller is hot.
+  bool runnable() const { return !runnable_.empty(); }
+
+  void post(Message& message) override;
+  Result<> watch(EventSource& source) override;
+  void unwatch(EventSource& source) override;
+  void make_runnable(LwThread& thread) override;
+  void deadline_changed(LwThread& thread) override;
+
+ private:
+  friend class ManualHosts;
+
+  // While it exists, the OS thread is the host's.
+  class Entered {
+   public:
+    explicit Entered(ManualHost& host) : outer_(ThreadHost::current()) { set_current(&host); }
+    Entered(const Entered&) = delete;
+    Entered& operator=(const Entered&) = delete;
+    ~Entered() { set_current(outer_); }
+
+   private:
+    ThreadHost* outer_;
+  };
+
+  void advance(uint64_t ns) { now_ns_ += ns; }
+  int epoll_fd() const { return epoll_.get(); }
+  void attach(LwThread& thread);
+  void detach(LwThread& thread);
+  void deliver(Message& message);
+  bool look();
+  bool drain_inbox();
+  void wake_due_threads();
+  bool run_threads();
+
+  const uint32_t index_;
+  UniqueFd epoll_;
+  UniqueFd wake_;
+  std::unique_ptr<LwThread> home_;
+
+  List<LwThread, RunTag> runnable_;
+  size_t runnable_count_ = 0;
+  List<LwThread, AttachTag> attached_;
+  DeadlineHeap<LwThread> deadlines_;
+  // The events of the present epoll batch that are still to be dispatched; unwatch() takes its source out of them.
+  epoll_event* batch_ = nullptr;
+  int batch_size_ = 0;
+
+  std::mutex inbox_mutex_;
+  Fifo<Work> inbox_;
+};
+
+// Requires: before the end, every thread but the homes has been destroyed, and no message is left (checked).
+class ManualHosts final : public ThreadPlacer {
+ public:
+  static constexpr uint64_t kPatienceNs = 20 * kNsPerSec;
+
+  explicit ManualHosts(size_t count = 1, PollMode mode = PollMode::kInterrupt);
+
+  ManualHost& operator[](size_t index) { return *hosts_[index]; }
+  LwThread& home(size_t index = 0) { return hosts_[index]->home(); }
+  void set_mode(PollMode mode, uint64_t window_ns = 0);
+
+  uint64_t now_ns() const { return hosts_.front()->now_ns(); }
+  // Moves the clock of all hosts; what has become due runs in the next turn.
+  void advance(uint64_t ns);
+
+  // One turn of each host. True if there was work.
+  bool turn();
+  // Turns until a turn finds nothing to do. Does not wait for the kernel or for other OS threads.
+  void run_until_idle();
+  // Turns until `reached()`, waiting (in real time, without the manual clock's advancing) for descriptors and messages
+  // when there is nothing to do. False when it takes longer than `patience_ns`.
+  [[nodiscard]] bool run_until(const std::function<bool()>& reached, uint64_t patience_ns = kPatienceNs);
+
+  // Calls fn() now, as if `thread` were running it. What it defers runs in the next turn.
+  template <typename Fn>
+  std::invoke_result_t<Fn&> on(LwThread& thread, Fn fn);
+  // Runs the task on `thread` to its end, turning the hosts. The task has to end within kPatienceNs (checked).
+  template <typename T>
+  T await(LwThread& thread, Task<T> task);
+
+  // ThreadPlacer: host `i` stands for core `i`; the hosts within the mask take turns.
+  Result<ThreadHost*> place(const CpuMask& cpumask) override;
+  CpuMask all_cpus() const override;
+
+ private:
+  void wait(uint64_t timeout_ns);
+
+  std::vector<std::unique_ptr<ManualHost>> hosts_;
+  size_t next_ = 0;
+};
+
+template <typename Fn>
+std::invoke_result_t<Fn&> ManualHosts::on(LwThread& thread, Fn fn) {
+  using Value = std::invoke_result_t<Fn&>;
+  // LwThread::dispatch() is the way to run something as a thread at once.
+  struct Call : EventSource {
+    explicit Call(Fn& f) : function(f) {}
+    void on_event(uint32_t) override {
+      if constexpr (std::is_void_v<Value>) {
+        function();
+      } else {
+        result.emplace(function());
+      }
+    }
+    Fn& function;
+    std::optional<std::conditional_t<std::is_void_v<Value>, bool, Value>> result;
+  } call(fn);
+  const ManualHost::Entered entered(static_cast<ManualHost&>(thread.host()));
+  thread.dispatch(call, 0);
+  if constexpr (!std::is_void_v<Value>) return std::move(*call.result);
+}
+
+template <typename T>
+T ManualHosts::await(LwThread& thread, Task<T> task) {
+  std::optional<std::conditional_t<std::is_void_v<T>, bool, T>> result;
+  on(thread, [&] {
+    if constexpr (std::is_void_v<T>) {
+      start(std::move(task), [&result] { result = true; });
+    } else {
+      start(std::move(task), [&result](T value) { result.emplace(std::move(value)); });
+    }
+  });
+  CHECK(run_until([&result] { return result.has_value(); }));
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+}  // namespace sluice

@@ -1,0 +1,484 @@
+#include "lib/thread/poller.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "test/support/manual_host.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::ElementsAre;
+
+// A queue of `work` pieces, of which each poll does one. Who adds some while `armed` notifies.
+class TestPoller : public Poller {
+ public:
+  TestPoller() : Poller("test") {}
+  explicit TestPoller(std::function<bool()> on_poll) : Poller("test"), on_poll_(std::move(on_poll)) {}
+
+  bool poll() override {
+    ++polls;
+    if (on_poll_) return on_poll_();
+    if (work == 0) return false;
+    --work;
+    return true;
+  }
+  bool pure_poll() override { return work > 0; }
+  bool try_sleep() override {
+    ++sleeps;
+    work += work_before_sleep;
+    armed = work == 0;
+    work_before_sleep = 0;
+    return armed;
+  }
+  void wake_up() override {
+    ++wakes;
+    armed = false;
+  }
+
+  using Poller::set_notification;
+  void use_eventfd() { set_notification(event_.get()); }
+  // The other side of the queue.
+  void add_work(int pieces) {
+    work += pieces;
+    if (armed) notify();
+  }
+  void notify() const {
+    const uint64_t one = 1;
+    ASSERT_EQ(::write(event_.get(), &one, sizeof(one)), sizeof(one));
+  }
+
+  int work = 0;
+  int work_before_sleep = 0;  // comes when nobody polls any more and notification is not on yet
+  bool armed = false;
+  int polls = 0;
+  int sleeps = 0;
+  int wakes = 0;
+
+ private:
+  const UniqueFd event_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  std::function<bool()> on_poll_;
+};
+
+class PollerTest : public testing::Test {
+ protected:
+  void add(TestPoller& poller) {
+    hosts_.on(thread_, [&] { thread_.add_poller(poller); });
+  }
+  void remove(TestPoller& poller) {
+    hosts_.on(thread_, [&] { thread_.remove_poller(poller); });
+  }
+  void turn(int times = 1) {
+    for (int i = 0; i < times; ++i) hosts_.turn();
+  }
+
+  ManualHosts hosts_;
+  ManualHost& host_ = hosts_[0];
+  LwThread& thread_ = hosts_.home();
+};
+
+TEST_F(PollerTest, StaysHotInPollMode) {
+  hosts_.set_mode(PollMode::kPoll);
+  TestPoller poller;
+  add(poller);
+  turn(10);
+  EXPECT_EQ(poller.polls, 10);
+  EXPECT_EQ(poller.sleeps, 0);
+  EXPECT_TRUE(poller.hot());
+  EXPECT_TRUE(host_.runnable());
+  remove(poller);
+  turn();
+  EXPECT_EQ(poller.polls, 10);
+  EXPECT_FALSE(host_.runnable());
+}
+
+TEST_F(PollerTest, GoesColdAtOnceInInterruptMode) {
+  TestPoller poller;
+  poller.work = 3;
+  add(poller);
+  EXPECT_TRUE(poller.hot()) << "it starts hot";
+  turn(3);
+  EXPECT_TRUE(poller.hot());
+  turn();
+  EXPECT_FALSE(poller.hot());
+  EXPECT_TRUE(poller.armed);
+  EXPECT_EQ(poller.polls, 4);
+  EXPECT_FALSE(host_.runnable());
+  turn(3);
+  EXPECT_EQ(poller.polls, 4) << "a cold one costs nothing";
+  remove(poller);
+}
+
+TEST_F(PollerTest, GoesColdAfterAWindowWithoutWorkInAdaptiveMode) {
+  hosts_.set_mode(PollMode::kAdaptive, 50 * kNsPerUs);
+  TestPoller poller;
+  add(poller);
+  turn();
+  hosts_.advance(50 * kNsPerUs - 1);
+  turn();
+  EXPECT_TRUE(poller.hot());
+  poller.work = 1;
+  turn();  // which begins the window anew
+  hosts_.advance(50 * kNsPerUs - 1);
+  turn();
+  EXPECT_TRUE(poller.hot());
+  EXPECT_EQ(poller.sleeps, 0);
+  hosts_.advance(1);
+  turn();
+  EXPECT_FALSE(poller.hot());
+  EXPECT_FALSE(host_.runnable());
+  remove(poller);
+}
+
+TEST_F(PollerTest, WindowBeginsAnewWhenItIsMadeHot) {
+  hosts_.set_mode(PollMode::kAdaptive, 50 * kNsPerUs);
+  TestPoller poller;
+  add(poller);
+  hosts_.advance(kNsPerSec);
+  turn();
+  EXPECT_FALSE(poller.hot());
+  hosts_.advance(kNsPerSec);
+  hosts_.on(thread_, [&] { poller.make_hot(); });
+  turn();
+  EXPECT_TRUE(poller.hot());
+  hosts_.advance(50 * kNsPerUs);
+  turn();
+  EXPECT_FALSE(poller.hot());
+  remove(poller);
+}
+
+TEST_F(PollerTest, StaysHotWhenWorkCameJustBeforeItSlept) {
+  TestPoller poller;
+  add(poller);
+  poller.work_before_sleep = 2;
+  turn();
+  EXPECT_TRUE(poller.hot());
+  EXPECT_EQ(poller.sleeps, 1);
+  EXPECT_TRUE(host_.runnable());
+  hosts_.run_until_idle();
+  EXPECT_EQ(poller.work, 0);
+  EXPECT_FALSE(poller.hot());
+  remove(poller);
+}
+
+TEST_F(PollerTest, WindowBeginsAnewWhenItCouldNotSleep) {
+  hosts_.set_mode(PollMode::kAdaptive, 50 * kNsPerUs);
+  TestPoller poller;
+  add(poller);
+  hosts_.advance(50 * kNsPerUs);
+  poller.work_before_sleep = 1;
+  turn();
+  turn();
+  turn();
+  EXPECT_EQ(poller.sleeps, 1);
+  EXPECT_TRUE(poller.hot());
+  remove(poller);
+}
+
+TEST_F(PollerTest, NotificationMakesAColdOneHot) {
+  TestPoller poller;
+  poller.use_eventfd();
+  add(poller);
+  hosts_.run_until_idle();
+  ASSERT_FALSE(poller.hot());
+  for (int round = 1; round <= 3; ++round) {
+    poller.add_work(2);
+    hosts_.run_until_idle();
+    EXPECT_EQ(poller.work, 0);
+    EXPECT_EQ(poller.wakes, round);
+    EXPECT_FALSE(poller.hot());
+    EXPECT_TRUE(poller.armed);
+  }
+  remove(poller);
+}
+
+TEST_F(PollerTest, NotificationOfAHotOneIsHarmless) {
+  hosts_.set_mode(PollMode::kPoll);
+  TestPoller poller;
+  poller.use_eventfd();
+  add(poller);
+  poller.notify();
+  turn(3);
+  EXPECT_EQ(poller.polls, 3);
+  EXPECT_EQ(poller.wakes, 0);
+  remove(poller);
+}
+
+TEST_F(PollerTest, NotificationMayBeChangedWhileItIsAdded) {
+  TestPoller poller;
+  poller.use_eventfd();
+  add(poller);
+  hosts_.run_until_idle();
+  hosts_.on(thread_, [&] { poller.set_notification(-1); });
+  poller.notify();
+  hosts_.run_until_idle();
+  EXPECT_FALSE(poller.hot());
+  EXPECT_EQ(poller.wakes, 0);
+  hosts_.on(thread_, [&] { poller.use_eventfd(); });
+  hosts_.run_until_idle();
+  EXPECT_EQ(poller.wakes, 1) << "the descriptor is readable when it is added, so nothing that came before is lost";
+  remove(poller);
+}
+
+TEST_F(PollerTest, MakeHotServesOneWithoutADescriptor) {
+  TestPoller poller;
+  add(poller);
+  hosts_.run_until_idle();
+  hosts_.on(thread_, [&] {
+    poller.add_work(0);
+    poller.work = 1;
+    poller.make_hot();
+    poller.make_hot();
+  });
+  EXPECT_EQ(poller.wakes, 1);
+  hosts_.run_until_idle();
+  EXPECT_EQ(poller.work, 0);
+  EXPECT_FALSE(poller.hot());
+  remove(poller);
+}
+
+TEST_F(PollerTest, MakeColdTakesItOffThePollListInAnyMode) {
+  for (const PollMode mode : {PollMode::kPoll, PollMode::kInterrupt, PollMode::kAdaptive}) {
+    hosts_.set_mode(mode, 50 * kNsPerUs);
+    TestPoller poller;
+    poller.work = 5;
+    add(poller);
+    hosts_.on(thread_, [&] { poller.make_cold(); });
+    turn(3);
+    EXPECT_EQ(poller.polls, 0);
+    EXPECT_FALSE(host_.runnable());
+    hosts_.on(thread_, [&] { poller.make_hot(); });
+    turn();
+    EXPECT_EQ(poller.polls, 1);
+    remove(poller);
+    turn();
+  }
+}
+
+TEST_F(PollerTest, OneThatMadeItselfColdInsidePollIsNotAskedToSleep) {
+  for (const PollMode mode : {PollMode::kPoll, PollMode::kInterrupt}) {
+    hosts_.set_mode(mode);
+    TestPoller* self = nullptr;
+    TestPoller poller([&self] {
+      self->make_cold();
+      return false;
+    });
+    self = &poller;
+    // It knows that no work can come; what try_sleep() would answer is of no interest.
+    poller.work_before_sleep = 1;
+    add(poller);
+    hosts_.run_until_idle();
+    EXPECT_EQ(poller.polls, 1);
+    EXPECT_EQ(poller.sleeps, 0);
+    EXPECT_FALSE(poller.hot());
+    EXPECT_FALSE(host_.runnable());
+    remove(poller);
+  }
+}
+
+TEST_F(PollerTest, SwitchToPollModeMakesAllHot) {
+  TestPoller first;
+  TestPoller second;
+  second.use_eventfd();
+  add(first);
+  add(second);
+  hosts_.run_until_idle();
+  EXPECT_FALSE(first.hot() || second.hot());
+  hosts_.set_mode(PollMode::kPoll);
+  EXPECT_TRUE(first.hot() && second.hot());
+  EXPECT_EQ(first.wakes, 1);
+  EXPECT_FALSE(second.armed);
+  turn(2);
+  EXPECT_EQ(first.polls, 1 + 2);
+  hosts_.set_mode(PollMode::kInterrupt);
+  hosts_.run_until_idle();
+  EXPECT_FALSE(first.hot() || second.hot());
+  remove(first);
+  remove(second);
+}
+
+TEST_F(PollerTest, RemovedOneIsWokenUpAndNoLongerNotified) {
+  TestPoller poller;
+  poller.use_eventfd();
+  add(poller);
+  hosts_.run_until_idle();
+  EXPECT_TRUE(poller.armed);
+  remove(poller);
+  EXPECT_FALSE(poller.armed);
+  EXPECT_EQ(poller.thread(), nullptr);
+  poller.notify();
+  hosts_.run_until_idle();
+  EXPECT_EQ(poller.polls, 1);
+  add(poller);  // and may come back
+  hosts_.run_until_idle();
+  EXPECT_GE(poller.polls, 2);
+  remove(poller);
+}
+
+TEST_F(PollerTest, CountsItsTurnsAndThoseWithWork) {
+  TestPoller poller;
+  poller.work = 3;
+  add(poller);
+  hosts_.run_until_idle();
+  EXPECT_EQ(poller.run_count(), 4U);
+  EXPECT_EQ(poller.busy_count(), 3U);
+  remove(poller);
+}
+
+TEST_F(PollerTest, EachHotOneIsPolledOncePerTurn) {
+  hosts_.set_mode(PollMode::kPoll);
+  std::vector<std::unique_ptr<TestPoller>> pollers;
+  for (int i = 0; i < 5; ++i) add(*pollers.emplace_back(std::make_unique<TestPoller>()));
+  turn(7);
+  for (const auto& poller : pollers) {
+    EXPECT_EQ(poller->polls, 7);
+    remove(*poller);
+  }
+}
+
+TEST_F(PollerTest, MayRemoveAndDestroyItselfInsidePoll) {
+  int polls = 0;
+  std::unique_ptr<TestPoller> poller;
+  poller = std::make_unique<TestPoller>([&] {
+    ++polls;
+    thread_.remove_poller(*poller);
+    auto gone = std::move(poller);
+    return true;
+  });
+  TestPoller neighbour;
+  add(*poller);
+  add(neighbour);
+  hosts_.run_until_idle();
+  EXPECT_EQ(polls, 1);
+  EXPECT_EQ(poller, nullptr);
+  EXPECT_GE(neighbour.polls, 1);
+  remove(neighbour);
+}
+
+TEST_F(PollerTest, MayRemoveAndComeBackInsidePoll) {
+  hosts_.set_mode(PollMode::kPoll);
+  TestPoller* self = nullptr;
+  TestPoller poller([&] {
+    thread_.remove_poller(*self);
+    thread_.add_poller(*self);
+    return false;
+  });
+  self = &poller;
+  add(poller);
+  turn(3);
+  EXPECT_EQ(poller.polls, 3);
+  remove(poller);
+}
+
+TEST_F(PollerTest, MayDestroyAnyOtherInsidePoll) {
+  for (size_t killer = 0; killer < 3; ++killer) {
+    hosts_.set_mode(PollMode::kPoll);
+    std::vector<std::unique_ptr<TestPoller>> pollers(3);
+    std::vector<int> polls(3, 0);
+    for (size_t i = 0; i < 3; ++i) {
+      pollers[i] = std::make_unique<TestPoller>([&, i] {
+        ++polls[i];
+        if (i != killer) return false;
+        for (size_t other = 0; other < 3; ++other) {
+          if (other == killer || pollers[other] == nullptr) continue;
+          thread_.remove_poller(*pollers[other]);
+          pollers[other].reset();
+        }
+        return true;
+      });
+      add(*pollers[i]);
+    }
+    turn();
+    for (size_t i = killer + 1; i < 3; ++i) EXPECT_EQ(polls[i], 0) << "polled after it was destroyed by " << killer;
+    EXPECT_GE(polls[killer], 1);
+    remove(*pollers[killer]);
+    turn();
+  }
+}
+
+TEST_F(PollerTest, OneAddedInsidePollIsPolledFromTheNextTurnOn) {
+  hosts_.set_mode(PollMode::kPoll);
+  TestPoller second;
+  TestPoller first([&] {
+    if (second.thread() == nullptr) thread_.add_poller(second);
+    return false;
+  });
+  add(first);
+  turn();
+  EXPECT_EQ(second.polls, 0);
+  turn();
+  EXPECT_EQ(second.polls, 1);
+  EXPECT_EQ(first.polls, 2);
+  remove(first);
+  remove(second);
+}
+
+// Pollers that add, remove, destroy, cool and heat one another at random, against the memory checkers and the counts.
+TEST_F(PollerTest, SurvivesPollersThatChangeOneAnotherAtRandom) {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    constexpr size_t kPollers = 8;
+    std::vector<std::unique_ptr<TestPoller>> pollers(kPollers);
+    std::function<bool()> meddle = [&] {
+      const size_t i = random() % kPollers;
+      auto& poller = pollers[i];
+      switch (random() % 6) {
+        case 0:
+        case 1:
+          if (poller == nullptr) poller = std::make_unique<TestPoller>([&meddle] { return meddle(); });
+          if (poller->thread() == nullptr) thread_.add_poller(*poller);
+          break;
+        case 2:
+          if (poller != nullptr && poller->thread() != nullptr) thread_.remove_poller(*poller);
+          break;
+        case 3:
+          if (poller != nullptr && poller->thread() != nullptr) thread_.remove_poller(*poller);
+          pollers[i] = nullptr;
+          break;
+        case 4:
+          if (poller != nullptr) poller->make_cold();
+          break;
+        default:
+          if (poller != nullptr) poller->make_hot();
+      }
+      return random() % 2 == 0;
+    };
+    for (int step = 0; step < 500; ++step) {
+      if (step % 100 == 0) hosts_.set_mode(step % 200 == 0 ? PollMode::kInterrupt : PollMode::kPoll);
+      hosts_.on(thread_, [&] { meddle(); });
+      turn();
+      size_t listed = 0;
+      thread_.for_each_poller([&listed](Poller&) { ++listed; });
+      size_t added = 0;
+      for (const auto& poller : pollers) added += poller != nullptr && poller->thread() != nullptr ? 1U : 0U;
+      ASSERT_EQ(listed, added);
+    }
+    hosts_.on(thread_, [&] {
+      for (auto& poller : pollers) {
+        if (poller != nullptr && poller->thread() != nullptr) thread_.remove_poller(*poller);
+      }
+    });
+    turn();
+    EXPECT_FALSE(host_.runnable());
+  }
+}
+
+TEST(PollerDeathTest, MustBeRemovedBeforeItIsDestroyed) {
+  ManualHosts hosts;
+  auto poller = std::make_unique<TestPoller>();
+  hosts.on(hosts.home(), [&] { hosts.home().add_poller(*poller); });
+  EXPECT_DEATH(poller.reset(), "CHECK failed");
+  hosts.on(hosts.home(), [&] { hosts.home().remove_poller(*poller); });
+  hosts.run_until_idle();
+}
+
+}  // namespace
+}  // namespace sluice
