@@ -1,0 +1,106 @@
+// AioGroup: the queue of all aio bdevs on one host: one kernel context, one completion poller. So thousands of channels
+// cost one context, and requests of many lightweight threads reach the kernel in one system call.
+//
+// Thread:     the host's OS thread.
+// Ownership:  the host owns it (HostLocal). Borrows the requests, and through their channels the files.
+// Invariants: (1) requests start in the order they were submitted. (2) The poller is hot only while something is in
+//             flight, in any mode: an idle group costs nothing. (3) The kernel notifies of each request that was
+//             submitted in a mode that may sleep; while one that was submitted in poll mode is in flight, the group
+//             does not sleep.
+#pragma once
+
+#include <libaio.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "lib/base/intrusive_list.h"
+#include "lib/base/log.h"
+#include "lib/bdev/aio/aio_context.h"
+#include "lib/bdev/block_io.h"
+#include "lib/bdev/blocking_pool.h"
+#include "lib/thread/poller.h"
+#include "lib/thread/thread_host.h"
+#include "lib/thread/timer.h"
+
+namespace sluice {
+
+class AioFile;
+
+class AioGroup final : public HostLocal, private Poller {
+ public:
+  // Requests that the kernel holds at a time; others wait here. 128 such groups fit into the usual fs.aio-max-nr.
+  static constexpr size_t kSlots = 512;
+  // Blocking calls of this host that the pool holds at a time.
+  static constexpr size_t kJobs = 4;
+
+  AioGroup(ThreadHost& host, const AioSystem& system, BlockingPool& pool);
+  ~AioGroup() override;
+
+  // Takes a request of an AioChannel: read, write, flush, discard, write zeroes.
+  void submit(BlockIo& io);
+
+ private:
+  struct Slot {
+    iocb control;
+    BlockIo* io;
+    bool silent;  // the kernel does not notify of it
+    Slot* next_free;
+  };
+  struct Job : BlockingJob {
+    AioGroup* group;
+    BlockIo* io;
+    AioFile* file;
+    uint64_t done_bytes;
+    int error;
+  };
+  struct SubmitWork : Work {
+    AioGroup* group;
+  };
+
+  bool poll() override;
+  bool pure_poll() override { return context_.has_completions(); }
+  bool try_sleep() override { return silent_in_flight_ == 0 && !pure_poll(); }
+  void wake_up() override {}
+
+  bool open_context();
+  void submit_pending();
+  struct Batch {
+    static constexpr size_t kMax = 64;
+    iocb* controls[kMax];
+    size_t count = 0;
+    uint64_t synchronous_bytes = 0;
+  };
+  void fill(Batch& batch);
+  void take_back(Slot& slot);
+  void refuse_first(int error);
+  void prepare(Slot& slot, BlockIo& io) const;
+  void on_completion(const io_event& event);
+
+  void submit_blocking(BlockIo& io);
+  void start_job(Job& job, BlockIo& io);
+  static bool execute(BlockingJob& base);
+  void on_job_done(Job& job);
+
+  ThreadHost& host_;
+  BlockingPool& pool_;
+  AioContext context_;
+  LogLimiter open_failures_;
+
+  Fifo<Work> pending_;
+  SubmitWork submit_work_;
+  bool submit_queued_ = false;
+  Timer retry_;
+  std::unique_ptr<Slot[]> slots_;
+  Slot* free_slots_ = nullptr;
+  uint32_t in_flight_ = 0;
+  uint32_t silent_in_flight_ = 0;
+
+  std::array<Job, kJobs> jobs_;
+  Fifo<Work> free_jobs_;
+  Fifo<Work> waiting_for_job_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,144 @@
+#include "lib/bdev/bdev_manager.h"
+
+namespace sluice {
+
+BdevHandle::~BdevHandle() { manager_.close(*this); }
+
+BdevManager::~BdevManager() { CHECK(entries_.empty()); }
+
+Result<Bdev*> BdevManager::add(std::unique_ptr<Bdev> bdev) {
+  if (entries_.contains(bdev->name())) return fail(EEXIST, "a bdev of this name exists");
+  for (const auto& [name, entry] : entries_) {
+    if (entry->bdev->uuid() == bdev->uuid()) return fail(EEXIST, "a bdev of this uuid exists");
+    for (const std::string& alias : entry->bdev->aliases()) {
+      if (alias == bdev->name()) return fail(EEXIST, "a bdev has this name as an alias");
+    }
+  }
+  Bdev* added = bdev.get();
+  auto entry = std::make_unique<Entry>();
+  entry->bdev = std::move(bdev);
+  entries_[added->name()] = std::move(entry);
+  while (Waiter* waiter = waiters_.pop_front()) waiter->appeared.set();
+  return added;
+}
+
+Bdev* BdevManager::find(std::string_view name) const {
+  if (const auto found = entries_.find(name); found != entries_.end()) {
+    return found->second->removing ? nullptr : found->second->bdev.get();
+  }
+  const std::optional<Uuid> uuid = Uuid::parse(name);
+  for (const auto& [key, entry] : entries_) {
+    if (entry->removing) continue;
+    if (uuid && entry->bdev->uuid() == *uuid) return entry->bdev.get();
+    for (const std::string& alias : entry->bdev->aliases()) {
+      if (alias == name) return entry->bdev.get();
+    }
+  }
+  return nullptr;
+}
+
+Task<Bdev*> BdevManager::wait_for(std::string name, uint64_t timeout_ns) {
+  LwThread& thread = *LwThread::current();
+  const uint64_t deadline_ns = thread.now_ns() + timeout_ns;
+  for (;;) {
+    Bdev* found = find(name);
+    if (found != nullptr || waits_cancelled_ || thread.now_ns() >= deadline_ns) co_return found;
+    Waiter waiter;
+    Timer timeout("bdev_wait", [&waiter] { waiter.appeared.set(); });
+    timeout.arm_at(thread, deadline_ns);
+    waiters_.push_back(waiter);
+    co_await waiter.appeared.wait();
+  }
+}
+
+void BdevManager::cancel_waits() {
+  waits_cancelled_ = true;
+  while (Waiter* waiter = waiters_.pop_front()) waiter->appeared.set();
+}
+
+std::vector<Bdev*> BdevManager::list() const {
+  std::vector<Bdev*> bdevs;
+  for (const auto& [name, entry] : entries_) {
+    if (!entry->removing) bdevs.push_back(entry->bdev.get());
+  }
+  return bdevs;
+}
+
+Result<std::unique_ptr<BdevHandle>> BdevManager::open(std::string_view name, bool writable, BdevEvents& events, std::string user) {
+  Bdev* bdev = find(name);
+  if (bdev == nullptr) return fail(ENODEV, "there is no bdev of this name");
+  if (writable && bdev->readonly()) return fail(EROFS, "the bdev is read-only");
+  Entry& entry = *find_entry(*bdev);
+  std::unique_ptr<BdevHandle> handle(new BdevHandle(*this, *bdev, events, std::move(user), writable));
+  entry.handles.push_back(*handle);
+  ++entry.users;
+  return handle;
+}
+
+void BdevManager::close(BdevHandle& handle) {
+  Entry& entry = *find_entry(handle.bdev());
+  handle.unlink();
+  release(entry);
+}
+
+void BdevManager::release(Entry& entry) {
+  if (--entry.users == 0 && entry.removing) entry.unused.set();
+}
+
+std::vector<const BdevHandle*> BdevManager::users(const Bdev& bdev) const {
+  std::vector<const BdevHandle*> handles;
+  find_entry(bdev)->handles.for_each([&handles](BdevHandle& handle) { handles.push_back(&handle); });
+  return handles;
+}
+
+Task<Result<>> BdevManager::remove(Bdev& bdev, RemoveMode mode) {
+  Entry* entry = find_entry(bdev);
+  if (entry == nullptr || entry->removing) co_return fail(ENODEV, "the bdev is being removed already");
+  if (mode == RemoveMode::kIfUnused && !entry->handles.empty()) co_return fail(EBUSY, "the bdev is in use");
+  entry->removing = true;
+  bdev.removed_.store(true, std::memory_order_relaxed);
+  entry->handles.for_each([](BdevHandle& handle) { handle.events_.on_remove(); });
+  if (entry->users > 0) co_await entry->unused.wait();
+  entries_.erase(entries_.find(bdev.name()));
+  co_return Result<>{};
+}
+
+Task<> BdevManager::remove_all() {
+  // One that is being removed by somebody else is gone when its entry is; nobody forces us to wait for the others in order.
+  for (Bdev* bdev : list()) {
+    if (Entry* entry = find_entry(*bdev); entry != nullptr && !entry->removing) co_await remove(*bdev, RemoveMode::kForce);
+  }
+}
+
+void BdevManager::set_size(Bdev& bdev, uint64_t size_bytes) {
+  CHECK(size_bytes % bdev.limits().block_size_bytes == 0);
+  if (bdev.size_bytes_.exchange(size_bytes, std::memory_order_relaxed) == size_bytes) return;
+  find_entry(bdev)->handles.for_each([](BdevHandle& handle) { handle.events_.on_resize(); });
+}
+
+Task<IoStats> BdevManager::iostat(Bdev& bdev) {
+  Entry& entry = *find_entry(bdev);
+  ++entry.users;
+  IoStats sum = bdev.closed_channels_stats();
+  co_await threads_.for_each_channel(bdev, [&sum](Channel& channel) { sum.add(static_cast<BdevChannel&>(channel).stats()); });
+  release(entry);
+  co_return sum;
+}
+
+Task<> BdevManager::reset_iostat(Bdev& bdev, IoStatsReset mode) {
+  Entry& entry = *find_entry(bdev);
+  ++entry.users;
+  bdev.reset_closed_channels_stats(mode);
+  co_await threads_.for_each_channel(bdev, [mode](Channel& channel) { static_cast<BdevChannel&>(channel).reset_stats(mode); });
+  release(entry);
+}
+
+BdevManager::Entry* BdevManager::find_entry(const Bdev& bdev) const {
+  // By address: the caller's pointer may be to a device that has gone while it waited.
+  for (const auto& [name, entry] : entries_) {
+    if (entry->bdev.get() == &bdev) return entry.get();
+  }
+  return nullptr;
+}
+
+}  // namespace sluice

@@ -1,0 +1,122 @@
+#include "lib/bdev/split_io.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "lib/bdev/bdev.h"
+#include "lib/bdev/bdev_channel.h"
+#include "lib/thread/elastic_pool.h"
+
+namespace sluice {
+namespace {
+
+// Large enough that the copy, not the number of requests, is what a bounced transfer costs.
+constexpr uint64_t kBounceBytes = 256 * 1024;
+constexpr size_t kBounceAlignment = 4096;
+// A piece's iovecs, whatever the device would take.
+constexpr uint32_t kMaxSlices = 256;
+
+}  // namespace
+
+void SplitIo::FreeBuffer::operator()(std::byte* buffer) const { std::free(buffer); }
+
+void SplitIo::start(BdevChannel& channel, BlockIo& parent) {
+  SplitIo* io = ElasticPool<SplitIo>::of(channel.thread().host()).take().release();  // until finish()
+  io->parent_ = &parent;
+  io->done_bytes_ = 0;
+  io->cursor_ = IovCursor({parent.iov, parent.iov_count});
+  io->type = parent.type;
+  io->channel = &channel;
+  io->target = parent.target;
+  io->run = [](Work& work) { static_cast<SplitIo&>(work).on_piece_done(); };
+  io->next_piece();
+}
+
+void SplitIo::next_piece() {
+  const BdevLimits& limits = channel->bdev().limits();
+  offset_bytes = parent_->offset_bytes + done_bytes_;
+  uint64_t max_bytes = std::min(parent_->length_bytes - done_bytes_, limits.max_transfer_bytes);
+  if (limits.optimal_boundary_bytes != 0) {
+    max_bytes = std::min(max_bytes, limits.optimal_boundary_bytes - offset_bytes % limits.optimal_boundary_bytes);
+  }
+  bounced_ = !slice(max_bytes);
+  if (bounced_ && !use_bounce_buffer(max_bytes)) {
+    finish(IoStatus::kNoMemory);
+    return;
+  }
+  submit_ns = kPiece;
+  channel->do_submit(*this);
+}
+
+// Points the piece at the parent's own buffers, as far as the device takes them. False if it cannot even take a block.
+bool SplitIo::slice(uint64_t max_bytes) {
+  const BdevLimits& limits = channel->bdev().limits();
+  const uint64_t misaligned = limits.buffer_alignment_bytes - 1;
+  const size_t max_slices = std::min(limits.max_segments, kMaxSlices);
+  IovCursor ahead = cursor_;
+  slices_.clear();
+  uint64_t taken = 0;
+  while (taken < max_bytes && slices_.size() < max_slices) {
+    const std::span<std::byte> bytes = ahead.next(max_bytes - taken);
+    CHECK(!bytes.empty());  // the channel has checked that the buffers add up
+    if (((reinterpret_cast<uintptr_t>(bytes.data()) | bytes.size()) & misaligned) != 0) break;
+    slices_.push_back({.iov_base = bytes.data(), .iov_len = bytes.size()});
+    taken += bytes.size();
+  }
+  // Down to whole blocks.
+  uint64_t excess = taken % limits.block_size_bytes;
+  taken -= excess;
+  while (excess > 0) {
+    iovec& last = slices_.back();
+    const uint64_t cut = std::min<uint64_t>(excess, last.iov_len);
+    last.iov_len -= cut;
+    excess -= cut;
+    if (last.iov_len == 0) slices_.pop_back();
+  }
+  if (taken == 0) return false;
+  length_bytes = taken;
+  iov = slices_.data();
+  iov_count = static_cast<uint32_t>(slices_.size());
+  return true;
+}
+
+bool SplitIo::use_bounce_buffer(uint64_t max_bytes) {
+  if (bounce_buffer_ == nullptr) bounce_buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceBytes)));
+  if (bounce_buffer_ == nullptr) return false;
+  length_bytes = std::min(max_bytes, kBounceBytes);
+  bounce_iov_ = {.iov_base = bounce_buffer_.get(), .iov_len = length_bytes};
+  iov = &bounce_iov_;
+  iov_count = 1;
+  if (type == IoType::kWrite) {
+    IovCursor from = cursor_;
+    from.copy_out({bounce_buffer_.get(), length_bytes});
+  }
+  return true;
+}
+
+void SplitIo::on_piece_done() {
+  if (status != IoStatus::kOk) {
+    finish(status);
+    return;
+  }
+  if (bounced_ && type == IoType::kRead) {
+    cursor_.copy_in({bounce_buffer_.get(), length_bytes});
+  } else {
+    cursor_.skip(length_bytes);
+  }
+  done_bytes_ += length_bytes;
+  if (done_bytes_ == parent_->length_bytes) {
+    finish(IoStatus::kOk);
+  } else {
+    next_piece();
+  }
+}
+
+void SplitIo::finish(IoStatus result) {
+  BlockIo& parent = *parent_;
+  ElasticPool<SplitIo>::of(channel->thread().host()).give_back(std::unique_ptr<SplitIo>(this));
+  BdevChannel::complete(parent, result);
+}
+
+}  // namespace sluice
