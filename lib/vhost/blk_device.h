@@ -1,0 +1,37 @@
+// BlkDevice: what a front end sees of a block device: features and configuration space.
+// Thread:  constant after construction, but for the size, which any thread may read.
+// Source:  virtio 1.3, "Block Device": "Feature bits", "Device configuration layout".
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "lib/bdev/bdev.h"
+#include "lib/vhost/virtio.h"
+
+namespace sluice::vhost {
+
+class BlkDevice {
+ public:
+  // `name` is what GET_ID answers (its first 20 bytes).
+  BlkDevice(std::string name, const Bdev& bdev, bool readonly);
+
+  const std::string& name() const { return name_; }
+  bool readonly() const { return readonly_; }
+  // The feature bits to offer, vhost's own included.
+  uint64_t features() const { return features_; }
+  BlkConfig config(bool writeback) const;
+
+  uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
+  void set_size_bytes(uint64_t size_bytes) { size_bytes_.store(size_bytes, std::memory_order_relaxed); }
+
+ private:
+  const std::string name_;
+  const bool readonly_;
+  const BdevLimits limits_;
+  const uint64_t features_;
+  std::atomic<uint64_t> size_bytes_;
+};
+
+}  // namespace sluice::vhost

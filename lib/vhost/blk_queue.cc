@@ -1,0 +1,224 @@
+#include "lib/vhost/blk_queue.h"
+
+#include <unistd.h>
+
+#include "lib/thread/elastic_pool.h"
+#include "lib/vhost/limits.h"
+#include "lib/vhost/memory_guard.h"
+
+namespace sluice::vhost {
+
+BlkQueue::BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device)
+    : Poller("vhost_blk_queue"), index_(index), owner_(thread), device_(device), kickless_timer_("vhost_kickless_queue", [this] { make_hot(); }) {
+  publish_work_.queue = this;
+  publish_work_.run = [](Work& work) { static_cast<PublishWork&>(work).queue->on_publish_work(); };
+}
+
+BlkQueue::~BlkQueue() { CHECK(!running_ && in_flight_ == 0 && !publish_pending_); }
+
+void BlkQueue::set_kick(UniqueFd fd) {
+  set_notification(fd.get());  // lets go of the old one before it is closed
+  kick_ = std::move(fd);
+  if (running_) make_hot();  // what the old descriptor told, or the timer would have found
+}
+
+void BlkQueue::set_call(UniqueFd fd) {
+  call_ = std::move(fd);
+  // A ring may start before it is given this: what it has completed by then has not been told.
+  if (running_) call();
+}
+
+bool BlkQueue::run(std::shared_ptr<const MemoryMap> map, uint64_t features, BdevChannel* channel, bool write_through) {
+  CHECK(!running_ && configured());
+  if (!ring_.attach(*map, *addresses_, size_, features)) return false;
+  features_ = features;
+  channel_ = channel;
+  write_through_ = write_through;
+  fault_ = RingFault::kNone;
+  use_map(std::move(map));
+  ring_.load_used_index();
+  ring_.disable_kicks();
+  running_ = true;
+  owner_.add_poller(*this);  // hot: requests may be there already, and no kick is to be expected for them
+  return true;
+}
+
+void BlkQueue::move_to(std::shared_ptr<const MemoryMap> map) {
+  CHECK(running_);
+  publish();
+  if (!ring_.attach(*map, *addresses_, size_, features_)) {
+    pause();
+    return;
+  }
+  use_map(std::move(map));
+  make_hot();
+}
+
+void BlkQueue::use_map(std::shared_ptr<const MemoryMap> map) {
+  std::erase_if(maps_, [](const auto& use) { return use->in_flight == 0; });
+  maps_.push_back(std::make_unique<MapUse>(MapUse{.map = std::move(map)}));
+}
+
+void BlkQueue::pause() {
+  if (!running_) return;
+  owner_.remove_poller(*this);
+  kickless_timer_.cancel();
+  running_ = false;
+}
+
+Task<> BlkQueue::stop() {
+  pause();
+  co_await drained();
+}
+
+Task<> BlkQueue::drained() {
+  while (in_flight_ > 0 || publish_pending_) co_await drained_.wait();
+}
+
+void BlkQueue::reset() {
+  CHECK(!running_ && in_flight_ == 0);
+  size_ = 0;
+  addresses_.reset();
+  enabled_.reset();
+  started_ = false;
+  fault_ = RingFault::kNone;
+  ring_.set_last_avail(0);
+  maps_.clear();
+}
+
+Task<> BlkQueue::detach_bdev() {
+  channel_ = nullptr;
+  co_await drained();
+}
+
+bool BlkQueue::poll() {
+  if (MemoryGuard::losses() != seen_losses_) {
+    seen_losses_ = MemoryGuard::losses();
+    if (maps_.back()->map->lost()) {
+      break_ring(RingFault::kMemoryLost);
+      return true;
+    }
+  }
+  const std::optional<uint16_t> available = ring_.available();
+  if (!available) {
+    break_ring(RingFault::kAvailJump);
+    return true;
+  }
+  if (*available + in_flight_ > size_) {
+    break_ring(RingFault::kTooMany);
+    return true;
+  }
+  const uint32_t count = std::min<uint32_t>(*available, kQueueBudget);
+  for (uint32_t i = 0; i < count && running_; ++i) start_next();
+  return count > 0;
+}
+
+bool BlkQueue::try_sleep() {
+  if (ring_.enable_kicks()) {
+    ring_.disable_kicks();
+    return false;
+  }
+  if (!kick_) kickless_timer_.arm_at(owner_, owner_.now_ns() + kKicklessPeriodNs);
+  return true;
+}
+
+void BlkQueue::wake_up() {
+  ++stats_.kicks;
+  kickless_timer_.cancel();
+  ring_.disable_kicks();
+}
+
+void BlkQueue::start_next() {
+  auto& pool = ElasticPool<BlkRequest>::of(owner_.host());
+  std::unique_ptr<BlkRequest> taken = pool.take();
+  BlkRequest& request = *taken;
+  MapUse& use = *maps_.back();
+  RingFault fault = ring_.pop(*use.map, request.chain());
+  BlkRequest::Next next = BlkRequest::Next::kBroken;
+  if (fault == RingFault::kNone) {
+    next = request.parse(device_);
+    fault = request.fault();
+  }
+  if (next == BlkRequest::Next::kBroken) {
+    pool.give_back(std::move(taken));
+    break_ring(fault);
+    return;
+  }
+  std::ignore = taken.release();  // until finish()
+  request.queue = this;
+  request.map_use = &use;
+  ++use.in_flight;
+  ++in_flight_;
+  ++stats_.requests;
+  if (next == BlkRequest::Next::kSubmit) {
+    submit(request);
+  } else {
+    finish(request, request.blk_status());
+  }
+}
+
+void BlkQueue::submit(BlkRequest& request) {
+  if (channel_ == nullptr) {
+    finish(request, BlkStatus::kIoErr);
+    return;
+  }
+  request.run = [](Work& work) {
+    auto& done = static_cast<BlkRequest&>(work);
+    done.queue->on_io_done(done);
+  };
+  channel_->submit(request);
+}
+
+void BlkQueue::on_io_done(BlkRequest& request) {
+  if (request.status == IoStatus::kOk && request.next_step(write_through_)) {
+    submit(request);
+    return;
+  }
+  finish(request, to_blk_status(request.status));
+}
+
+void BlkQueue::finish(BlkRequest& request, BlkStatus status) {
+  const uint32_t written = request.finish(status);
+  ring_.push_used(request.chain().head, written);
+  if (!publish_pending_) {
+    publish_pending_ = true;
+    owner_.defer(publish_work_);  // after all that completes in this turn
+  }
+  MapUse& use = *request.map_use;
+  if (--use.in_flight == 0 && &use != maps_.back().get()) {
+    std::erase_if(maps_, [&use](const auto& map) { return map.get() == &use; });
+  }
+  ElasticPool<BlkRequest>::of(owner_.host()).give_back(std::unique_ptr<BlkRequest>(&request));
+  if (--in_flight_ == 0 && !publish_pending_) drained_.notify_all();
+}
+
+void BlkQueue::on_publish_work() {
+  publish_pending_ = false;
+  publish();
+  if (in_flight_ == 0) drained_.notify_all();
+}
+
+void BlkQueue::publish() {
+  if (ring_.publish()) call();
+}
+
+void BlkQueue::call() {
+  if (!call_) return;
+  ++stats_.calls;
+  const uint64_t one = 1;
+  // EAGAIN means that the counter is full, so the driver has been told often enough. Other errors are the front end's.
+  [[maybe_unused]] const ssize_t ignored = ::write(call_.get(), &one, sizeof(one));
+}
+
+void BlkQueue::break_ring(RingFault fault) {
+  fault_ = fault;
+  pause();
+  if (uint64_t held_back = 0; log_limiter_.allow(owner_.now_ns(), held_back)) {
+    log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: queue {} is stopped: {} ({} such lines held back)", device_.name(), index_, to_string(fault), held_back);
+  }
+  if (!error_) return;
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t ignored = ::write(error_.get(), &one, sizeof(one));
+}
+
+}  // namespace sluice::vhost

@@ -1,0 +1,135 @@
+// BlkQueue: one queue of one block device: takes requests out of its ring, has the block device do them, and gives them
+// back. A poller: polled while it has work, woken by its kick descriptor while it has not.
+//
+// Thread:     one lightweight thread, which also handles the session's messages.
+// Ownership:  the session's. Owns its descriptors; borrows device and channel.
+// Invariants: (1) a request in flight keeps the guest memory that it refers to mapped. (2) nothing more is taken from
+//             a broken ring until it is started anew; it costs its own queue only. (3) at most one used-index update and
+//             one notification per turn.
+// Source:     Vhost-user Protocol, "Ring states"; virtio 1.3, "Virtqueues".
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/base/log.h"
+#include "lib/base/unique_fd.h"
+#include "lib/bdev/bdev_channel.h"
+#include "lib/thread/await.h"
+#include "lib/thread/poller.h"
+#include "lib/vhost/blk_device.h"
+#include "lib/vhost/blk_request.h"
+#include "lib/vhost/memory_map.h"
+#include "lib/vhost/split_queue.h"
+
+namespace sluice::vhost {
+
+// A guest memory map and the requests in flight that refer to it.
+struct MapUse {
+  std::shared_ptr<const MemoryMap> map;
+  uint32_t in_flight = 0;
+};
+
+struct BlkQueueStats {
+  uint64_t requests = 0;
+  uint64_t kicks = 0;  // times the queue was woken
+  uint64_t calls = 0;  // notifications sent
+};
+
+class BlkQueue final : public Poller {
+ public:
+  BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device);
+  // Requires: stopped, and nothing in flight (checked).
+  ~BlkQueue() override;
+
+  // --- Set-up, as the session is told. Nothing here touches guest memory. ---
+  void set_size(uint16_t size) { size_ = size; }
+  void set_addresses(const VringAddr& addresses) { addresses_ = addresses; }
+  void set_base(uint16_t index) { ring_.set_last_avail(index); }
+  uint16_t base() const { return ring_.last_avail(); }
+  // -1: none. Without a kick the ring is polled by a timer; without a call the driver polls.
+  void set_kick(UniqueFd fd);
+  void set_call(UniqueFd fd);
+  void set_error(UniqueFd fd) { error_ = std::move(fd); }
+  void set_enabled(bool enabled) { enabled_ = enabled; }
+  // SET_VRING_KICK starts a ring, whether it brings a descriptor or not.
+  void set_started(bool started) { started_ = started; }
+  bool started() const { return started_; }
+  // What applies until SET_VRING_ENABLE is sent for this ring.
+  bool enabled(bool by_default) const { return enabled_.value_or(by_default); }
+  bool configured() const { return size_ != 0 && addresses_.has_value(); }
+
+  // --- Running ---
+  // Serves the ring in `map` from now on. False if its addresses are not within the map.
+  bool run(std::shared_ptr<const MemoryMap> map, uint64_t features, BdevChannel* channel, bool write_through);
+  bool running() const { return running_; }
+  // Moves a running ring to another map of the same guest; if its addresses are not in there, it stops running.
+  void move_to(std::shared_ptr<const MemoryMap> map);
+  // Takes no more requests, and waits until those in flight are back in the ring.
+  Task<> stop();
+  // The ring is as new: nothing set but its descriptors.
+  void reset();
+
+  // From now on requests end with an I/O error; the channel is not used any more once this returns.
+  Task<> detach_bdev();
+  void set_write_through(bool write_through) { write_through_ = write_through; }
+
+  uint32_t index() const { return index_; }
+  uint32_t in_flight() const { return in_flight_; }
+  RingFault fault() const { return fault_; }
+  void clear_fault() { fault_ = RingFault::kNone; }
+  const BlkQueueStats& stats() const { return stats_; }
+
+  bool poll() override;
+  bool pure_poll() override { return ring_.has_work(); }
+  bool try_sleep() override;
+  void wake_up() override;
+
+ private:
+  Task<> drained();
+  void pause();
+  void start_next();
+  void submit(BlkRequest& request);
+  void on_io_done(BlkRequest& request);
+  void finish(BlkRequest& request, BlkStatus status);
+  void use_map(std::shared_ptr<const MemoryMap> map);
+  void on_publish_work();
+  void publish();
+  void call();
+  void break_ring(RingFault fault);
+
+  const uint32_t index_;
+  LwThread& owner_;
+  const BlkDevice& device_;
+
+  SplitQueue ring_;
+  uint16_t size_ = 0;
+  std::optional<VringAddr> addresses_;
+  std::optional<bool> enabled_;
+  bool started_ = false;
+  bool running_ = false;
+  bool write_through_ = false;
+  RingFault fault_ = RingFault::kNone;
+  uint64_t features_ = 0;
+  uint32_t seen_losses_ = 0;
+  UniqueFd kick_;
+  UniqueFd call_;
+  UniqueFd error_;
+
+  BdevChannel* channel_ = nullptr;
+  // The last one is the present map; those before wait for their requests.
+  std::vector<std::unique_ptr<MapUse>> maps_;
+  uint32_t in_flight_ = 0;
+  Signal drained_;
+  bool publish_pending_ = false;
+  struct PublishWork : Work {
+    BlkQueue* queue;
+  } publish_work_;
+  Timer kickless_timer_;
+  BlkQueueStats stats_;
+  LogLimiter log_limiter_;
+};
+
+}  // namespace sluice::vhost

@@ -1,0 +1,86 @@
+#include "lib/vhost/connection.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <array>
+#include <cstring>
+
+namespace sluice::vhost {
+
+Result<> Connection::start(LwThread& thread) { return thread.add_source(*this, socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET); }
+
+void Connection::shut_down() { ::shutdown(socket_.get(), SHUT_RDWR); }
+
+void Connection::on_event(uint32_t events) {
+  if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) readable_.set();
+  if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) writable_.set();
+}
+
+Task<Result<WireMessage>> Connection::read() {
+  WireMessage message;
+  if (auto got = co_await read_bytes(std::as_writable_bytes(std::span(&message.header, 1)), &message.fds); !got) co_return std::unexpected(got.error());
+  if ((message.header.flags & kVersionMask) != kVersion || (message.header.flags & kReplyFlag) != 0) co_return fail(EPROTO, "this is not a vhost-user request");
+  if (message.header.size > kMaxPayloadSize) co_return fail(EPROTO, "a message announces too large a payload");
+  message.payload.resize(message.header.size);
+  if (auto got = co_await read_bytes(message.payload, nullptr); !got) co_return std::unexpected(got.error());
+  co_return message;
+}
+
+// Descriptors travel with the first byte of a message; `fds` is where to put them. Elsewhere the kernel drops them.
+Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds) {
+  while (!into.empty()) {
+    iovec iov{.iov_base = into.data(), .iov_len = into.size()};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control;
+    msghdr header{};
+    header.msg_iov = &iov;
+    header.msg_iovlen = 1;
+    if (fds != nullptr) {
+      header.msg_control = control.data();
+      header.msg_controllen = control.size();
+    }
+    const ssize_t got = ::recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+      if (errno == EAGAIN) co_await readable_.wait();
+      continue;
+    }
+    if (got < 0) co_return fail_errno("cannot read from the front end");
+    if (got == 0) co_return fail(ECONNRESET, "the front end has closed the connection");
+    if (fds != nullptr) {
+      for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+        const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; ++i) {
+          int fd = -1;
+          std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
+          fds->emplace_back(fd);
+        }
+      }
+      if ((header.msg_flags & MSG_CTRUNC) != 0) co_return fail(EMSGSIZE, "a message carries too many descriptors");
+      fds = nullptr;
+    }
+    into = into.subspan(static_cast<size_t>(got));
+  }
+  co_return Result<>{};
+}
+
+Task<Result<>> Connection::write(const Header& header, std::span<const std::byte> payload) {
+  std::array<std::byte, sizeof(Header) + kMaxPayloadSize> buffer;
+  CHECK(payload.size() <= kMaxPayloadSize);
+  std::memcpy(buffer.data(), &header, sizeof(header));
+  if (!payload.empty()) std::memcpy(buffer.data() + sizeof(header), payload.data(), payload.size());
+  std::span<const std::byte> left = std::span(buffer).first(sizeof(header) + payload.size());
+  while (!left.empty()) {
+    const ssize_t sent = ::send(socket_.get(), left.data(), left.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
+      if (errno == EAGAIN) co_await writable_.wait();
+      continue;
+    }
+    if (sent < 0) co_return fail_errno("cannot write to the front end");
+    left = left.subspan(static_cast<size_t>(sent));
+  }
+  co_return Result<>{};
+}
+
+}  // namespace sluice::vhost

@@ -1,0 +1,92 @@
+#include "lib/vhost/memory_guard.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <mutex>
+#include <utility>
+
+#include "lib/base/check.h"
+
+namespace sluice::vhost {
+namespace {
+
+// The handler may run on any thread at any moment, so it takes no lock: slots live in chunks that are never freed.
+constexpr size_t kChunkSlots = 1024;
+constexpr size_t kMaxChunks = 4096;
+using Chunk = std::array<MemoryGuard::Slot, kChunkSlots>;
+
+std::array<std::atomic<Chunk*>, kMaxChunks> chunks;
+std::mutex slots_mutex;  // for taking and freeing
+size_t first_free_hint = 0;
+
+struct sigaction previous_action;
+
+MemoryGuard::Slot* find_slot(uintptr_t address) {
+  for (const std::atomic<Chunk*>& entry : chunks) {
+    Chunk* chunk = entry.load(std::memory_order_acquire);
+    if (chunk == nullptr) return nullptr;
+    for (MemoryGuard::Slot& slot : *chunk) {
+      const uintptr_t start = slot.start.load(std::memory_order_acquire);
+      if (start != 0 && address - start < slot.bytes.load(std::memory_order_relaxed)) return &slot;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::atomic<uint32_t> MemoryGuard::losses_{0};
+
+void MemoryGuard::on_sigbus(int /*signal*/, siginfo_t* info, void* /*context*/) {
+  MemoryGuard::Slot* slot = find_slot(reinterpret_cast<uintptr_t>(info->si_addr));
+  void* const start = slot == nullptr ? nullptr : reinterpret_cast<void*>(slot->start.load(std::memory_order_relaxed));
+  if (slot == nullptr || ::mmap(start, slot->bytes.load(std::memory_order_relaxed), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+                                0) == MAP_FAILED) {
+    // Not ours: the access is repeated, and ends the process the way it would have without us.
+    ::sigaction(SIGBUS, &previous_action, nullptr);
+    return;
+  }
+  slot->lost.store(true, std::memory_order_relaxed);
+  losses_.fetch_add(1, std::memory_order_relaxed);
+}
+
+MemoryGuard::Slot& MemoryGuard::take_slot() {
+  const std::lock_guard lock(slots_mutex);
+  static bool installed = false;
+  if (!std::exchange(installed, true)) {
+    struct sigaction action {};
+    action.sa_sigaction = on_sigbus;
+    action.sa_flags = SA_SIGINFO;
+    sigemptyset(&action.sa_mask);
+    CHECK(::sigaction(SIGBUS, &action, &previous_action) == 0);
+  }
+  for (size_t i = first_free_hint;; ++i) {
+    CHECK(i < kChunkSlots * kMaxChunks);
+    std::atomic<Chunk*>& chunk = chunks[i / kChunkSlots];
+    if (chunk.load(std::memory_order_relaxed) == nullptr) chunk.store(new Chunk, std::memory_order_release);
+    Slot& slot = (*chunk.load(std::memory_order_relaxed))[i % kChunkSlots];
+    if (slot.bytes.load(std::memory_order_relaxed) == 0) {
+      slot.bytes.store(1, std::memory_order_relaxed);  // taken; the caller fills it in
+      first_free_hint = i + 1;
+      return slot;
+    }
+  }
+}
+
+MemoryGuard::MemoryGuard(void* address, size_t bytes) : slot_(take_slot()) {
+  CHECK(bytes > 0);
+  slot_.lost.store(false, std::memory_order_relaxed);
+  slot_.bytes.store(bytes, std::memory_order_relaxed);
+  slot_.start.store(reinterpret_cast<uintptr_t>(address), std::memory_order_release);
+}
+
+MemoryGuard::~MemoryGuard() {
+  slot_.start.store(0, std::memory_order_release);
+  const std::lock_guard lock(slots_mutex);
+  slot_.bytes.store(0, std::memory_order_relaxed);
+  first_free_hint = 0;
+}
+
+}  // namespace sluice::vhost

@@ -1,0 +1,130 @@
+#include "lib/vhost/memory_map.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <algorithm>
+
+#include "lib/vhost/limits.h"
+#include "lib/vhost/memory_guard.h"
+
+namespace sluice::vhost {
+
+// One mmap of a part of a file.
+class MemoryMap::Mapping {
+ public:
+  struct Key {
+    dev_t device;
+    ino_t inode;
+    uint64_t offset;
+    uint64_t size;
+    bool operator==(const Key&) const = default;
+  };
+
+  Mapping(const Key& key, void* address, size_t mapped_bytes, std::byte* start)
+      : key_(key), address_(address), mapped_bytes_(mapped_bytes), start_(start), guard_(std::make_unique<MemoryGuard>(address, mapped_bytes)) {}
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() {
+    guard_.reset();
+    ::munmap(address_, mapped_bytes_);
+  }
+
+  const Key& key() const { return key_; }
+  std::byte* start() const { return start_; }
+  bool lost() const { return guard_->lost(); }
+
+  static Result<std::shared_ptr<const Mapping>> make(const Key& key, const struct stat& info, int fd) {
+    if (S_ISREG(info.st_mode) && (key.size > static_cast<uint64_t>(info.st_size) || key.offset > static_cast<uint64_t>(info.st_size) - key.size)) {
+      return fail(EINVAL, "the memory region is larger than its file");
+    }
+    // The block size of a hugetlbfs file is its page size, which offset and length of a mapping are multiples of.
+    const uint64_t page = std::max<uint64_t>(4096, static_cast<uint64_t>(info.st_blksize));
+    const uint64_t lead = key.offset % page;
+    const uint64_t bytes = (lead + key.size + page - 1) / page * page;
+    void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(key.offset - lead));
+    if (address == MAP_FAILED) return fail_errno("cannot map a memory region");
+    // A guest's memory in a core dump is the guest's secret, and large.
+    ::madvise(address, bytes, MADV_DONTDUMP);
+    return std::make_shared<const Mapping>(key, address, bytes, static_cast<std::byte*>(address) + lead);
+  }
+
+ private:
+  const Key key_;
+  void* const address_;
+  const size_t mapped_bytes_;
+  std::byte* const start_;
+  std::unique_ptr<MemoryGuard> guard_;
+};
+
+namespace {
+
+bool wraps(uint64_t start, uint64_t size) { return start + size < start; }
+bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return a < b + b_size && b < a + a_size; }
+
+}  // namespace
+
+Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const {
+  if (region.size == 0) return fail(EINVAL, "a memory region is empty");
+  if (wraps(region.guest_address, region.size) || wraps(region.user_address, region.size) || wraps(region.mmap_offset, region.size)) {
+    return fail(EINVAL, "a memory region wraps around");
+  }
+  if (regions_.size() >= kMaxMemSlots) return fail(ENOSPC, "there are too many memory regions");
+  for (const Region& other : regions_) {
+    if (overlap(region.guest_address, region.size, other.guest_address, other.size) || overlap(region.user_address, region.size, other.user_address, other.size)) {
+      return fail(EINVAL, "memory regions overlap");
+    }
+  }
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return fail_errno("cannot look at a memory region's descriptor");
+  const Mapping::Key key{.device = info.st_dev, .inode = info.st_ino, .offset = region.mmap_offset, .size = region.size};
+  std::shared_ptr<const Mapping> mapping;
+  for (const Region& other : reuse.regions_) {
+    if (other.mapping->key() == key) mapping = other.mapping;
+  }
+  if (mapping == nullptr) {
+    auto made = Mapping::make(key, info, fd.get());
+    if (!made) return std::unexpected(made.error());
+    mapping = std::move(*made);
+  }
+  MemoryMap map = *this;
+  map.regions_.push_back({region.guest_address, region.size, region.user_address, mapping->start(), std::move(mapping)});
+  return map;
+}
+
+Result<MemoryMap> MemoryMap::without(const MemoryRegion& region) const {
+  MemoryMap map = *this;
+  const size_t removed = std::erase_if(map.regions_, [&region](const Region& other) {
+    return other.guest_address == region.guest_address && other.user_address == region.user_address && other.size == region.size;
+  });
+  if (removed == 0) return fail(ENOENT, "there is no such memory region");
+  return map;
+}
+
+bool MemoryMap::translate(uint64_t guest_address, uint64_t length, std::vector<iovec>& out) const {
+  while (length > 0) {
+    const Region* region = find(guest_address);
+    if (region == nullptr) return false;
+    const uint64_t offset = guest_address - region->guest_address;
+    const uint64_t piece = std::min(length, region->size - offset);
+    out.push_back({.iov_base = region->host + offset, .iov_len = piece});
+    guest_address += piece;
+    length -= piece;
+  }
+  return true;
+}
+
+bool MemoryMap::lost() const {
+  return std::ranges::any_of(regions_, [](const Region& region) { return region.mapping->lost(); });
+}
+
+std::byte* MemoryMap::translate_user(uint64_t user_address, uint64_t length) const {
+  for (const Region& region : regions_) {
+    const uint64_t offset = user_address - region.user_address;
+    if (offset < region.size && length <= region.size - offset) return region.host + offset;
+  }
+  return nullptr;
+}
+
+}  // namespace sluice::vhost

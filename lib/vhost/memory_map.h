@@ -1,0 +1,63 @@
+// MemoryMap: a guest's memory as the front end has shared it, and the translation of its two address spaces.
+//
+// Thread:    immutable once built: any thread. Building: the session's.
+// Ownership: regions share their mapping with the maps they were copied from, so memory stays mapped as long as any map
+//            that requests in flight refer to.
+// Source:    Vhost-user Protocol, "Memory access" and "Memory region description".
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "lib/base/result.h"
+#include "lib/base/unique_fd.h"
+#include "lib/vhost/wire.h"
+
+namespace sluice::vhost {
+
+class MemoryMap {
+ public:
+  // An empty map.
+  MemoryMap() = default;
+
+  // This map with one region more. Regions of `reuse` that show the same part of the same file are not mapped again.
+  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file), ENOSPC (too many), those of fstat and mmap.
+  Result<MemoryMap> with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const;
+  // This map without the region of these addresses and size. Errors: ENOENT.
+  Result<MemoryMap> without(const MemoryRegion& region) const;
+
+  // Appends the pieces of guest physical [address, address + length) to `out`: several where it crosses regions that
+  // adjoin. False, with `out` in any state, when a byte of it is not mapped.
+  bool translate(uint64_t guest_address, uint64_t length, std::vector<iovec>& out) const;
+  // The address of [address, address + length) of the front end's own address space; nullptr unless within one region.
+  std::byte* translate_user(uint64_t user_address, uint64_t length) const;
+
+  // Whether the front end has taken a part of the memory away under its mapping (see MemoryGuard).
+  bool lost() const;
+
+ private:
+  class Mapping;
+  struct Region {
+    uint64_t guest_address;
+    uint64_t size;
+    uint64_t user_address;
+    std::byte* host;
+    std::shared_ptr<const Mapping> mapping;
+  };
+
+  const Region* find(uint64_t guest_address) const {
+    for (const Region& region : regions_) {
+      if (guest_address - region.guest_address < region.size) return &region;
+    }
+    return nullptr;
+  }
+
+  std::vector<Region> regions_;
+};
+
+}  // namespace sluice::vhost

@@ -1,0 +1,488 @@
+#include "lib/vhost/session.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cstring>
+#include <string_view>
+
+namespace sluice::vhost {
+namespace {
+
+constexpr uint64_t kOfferedProtocolFeatures =
+    kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq | kProtocolConfigureMemSlots | kProtocolResetDevice;
+
+template <typename Payload>
+Payload payload_of(const WireMessage& message) {
+  Payload payload;
+  std::memcpy(&payload, message.payload.data(), sizeof(payload));  // the sizes were checked against the rules
+  return payload;
+}
+
+template <typename Payload>
+std::vector<std::byte> bytes_of(const Payload& payload) {
+  const auto bytes = std::as_bytes(std::span(&payload, 1));
+  return {bytes.begin(), bytes.end()};
+}
+
+// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long. Call
+// and error descriptors may also be pipes or sockets (UML's are). All are made non-blocking here; the front end shares the file's
+// flags and could undo that, but a write blocks only when it has not looked for 2^64 calls, or read from a full pipe.
+Result<> prepare_ring_fd(const UniqueFd& fd, bool is_kick) {
+  std::array<char, 64> link{};
+  const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
+  const ssize_t length = ::readlink(path.c_str(), link.data(), link.size());
+  if (length < 0) return fail_errno("cannot look at a descriptor");
+  const std::string_view kind(link.data(), static_cast<size_t>(length));
+  if (!kind.starts_with("anon_inode:[eventfd") && (is_kick || !(kind.starts_with("pipe:") || kind.starts_with("socket:")))) {
+    return fail(EINVAL, is_kick ? "a kick descriptor is not an eventfd" : "a call or error descriptor is not an eventfd, pipe or socket");
+  }
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) return fail_errno("cannot make a descriptor non-blocking");
+  return {};
+}
+
+// Lets the other work of the thread run.
+struct Yield {
+  ResumeWork work;
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> waiter) {
+    work.set_waiter(waiter);
+    LwThread::current()->defer(work);
+  }
+  void await_resume() const noexcept {}
+};
+
+}  // namespace
+
+// What a message must look like before its handler sees it. A request without a handler is refused.
+struct Session::Rule {
+  Handler handler = nullptr;
+  size_t min_payload = 0;
+  size_t max_payload = 0;
+  size_t max_fds = 0;
+  // Not supported, and the front end would wait for a reply of a form of its own: the session has to end.
+  bool unanswerable = false;
+};
+
+const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
+  static const auto table = [] {
+    std::array<Rule, kMaxRequest + 1> rules{};
+    const auto at = [&rules](Request request) -> Rule& { return rules[static_cast<size_t>(request)]; };
+    const auto fixed = [&at](Request request, Handler handler, size_t payload, size_t fds = 0) {
+      at(request) = {.handler = handler, .min_payload = payload, .max_payload = payload, .max_fds = fds};
+    };
+    fixed(Request::kGetFeatures, &Session::get_features, 0);
+    fixed(Request::kSetFeatures, &Session::set_features, sizeof(U64Payload));
+    fixed(Request::kGetProtocolFeatures, &Session::get_protocol_features, 0);
+    fixed(Request::kSetProtocolFeatures, &Session::set_protocol_features, sizeof(U64Payload));
+    fixed(Request::kSetOwner, &Session::accept_silently, 0);
+    fixed(Request::kResetOwner, &Session::accept_silently, 0);
+    fixed(Request::kGetQueueNum, &Session::get_queue_num, 0);
+    fixed(Request::kGetMaxMemSlots, &Session::get_max_mem_slots, 0);
+    at(Request::kSetMemTable) = {&Session::set_mem_table, sizeof(MemTableHeader), kMaxPayloadSize, kMaxRegions};
+    fixed(Request::kAddMemReg, &Session::add_mem_reg, sizeof(SingleMemoryRegion), 1);
+    // The descriptor of a region that is removed is superfluous, but front ends send it.
+    fixed(Request::kRemMemReg, &Session::rem_mem_reg, sizeof(SingleMemoryRegion), 1);
+    fixed(Request::kSetVringNum, &Session::set_vring_num, sizeof(VringState));
+    fixed(Request::kSetVringAddr, &Session::set_vring_addr, sizeof(VringAddr));
+    fixed(Request::kSetVringBase, &Session::set_vring_base, sizeof(VringState));
+    fixed(Request::kGetVringBase, &Session::get_vring_base, sizeof(VringState));
+    fixed(Request::kSetVringKick, &Session::set_vring_kick, sizeof(U64Payload), 1);
+    fixed(Request::kSetVringCall, &Session::set_vring_call, sizeof(U64Payload), 1);
+    fixed(Request::kSetVringErr, &Session::set_vring_err, sizeof(U64Payload), 1);
+    fixed(Request::kSetVringEnable, &Session::set_vring_enable, sizeof(VringState));
+    fixed(Request::kSetBackendReqFd, &Session::set_backend_req_fd, 0, 1);
+    // Any size: what does not fit the configuration space is answered as an error.
+    at(Request::kGetConfig) = {&Session::get_config, sizeof(ConfigHeader), kMaxPayloadSize};
+    at(Request::kSetConfig) = {&Session::set_config, sizeof(ConfigHeader), kMaxPayloadSize};
+    fixed(Request::kResetDevice, &Session::reset_device, 0);
+    for (const Request request : {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetStatus, Request::kGetSharedObject,
+                                  Request::kSetDeviceStateFd, Request::kCheckDeviceState, Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
+      at(request).unanswerable = true;
+    }
+    return rules;
+  }();
+  return table;
+}
+
+Session::Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket)
+    : id_(id), thread_(thread), device_(device), channel_(channel), connection_(std::move(socket)) {}
+
+Task<> Session::run() {
+  Result<> going = connection_.start(thread_);
+  for (uint32_t budget = kMessageBudget; going; --budget) {
+    if (budget == 0) {
+      co_await Yield{};
+      budget = kMessageBudget;
+    }
+    auto message = co_await connection_.read();
+    if (!message) {
+      going = std::unexpected(message.error());
+      break;
+    }
+    going = co_await handle(*message);
+  }
+  const bool gone = going.error().code == ECONNRESET;
+  log(gone ? LogLevel::kInfo : LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {} ends: {}", device_.name(), id_, going.error().what);
+  co_await tear_down();
+}
+
+Task<Result<>> Session::handle(WireMessage& message) {
+  log(LogLevel::kDebug, LogFlag::kVhost, "controller {}: session {}: message {}, flags {:#x}, {} bytes, {} descriptors", device_.name(), id_, message.header.request,
+      message.header.flags, message.header.size, message.fds.size());
+  // Before the handler runs: SET_PROTOCOL_FEATURES that brings REPLY_ACK is itself to be acknowledged (UML waits for it).
+  bool acknowledge = message.need_reply() && (protocol_features_ & kProtocolReplyAck) != 0;
+  // What nobody knows and nobody waits for does no harm: it is passed over.
+  bool harmless = true;
+  Outcome outcome{.result = fail(EOPNOTSUPP, "the message is not supported")};
+  if (message.header.request <= kMaxRequest) {
+    const Rule& rule = rules()[message.header.request];
+    if (rule.unanswerable) co_return fail(EPROTO, "a message that was not negotiated wants an answer");
+    if (rule.handler != nullptr) {
+      harmless = false;
+      if (message.header.size < rule.min_payload || message.header.size > rule.max_payload) co_return fail(EPROTO, "a message has the wrong size");
+      if (message.fds.size() > rule.max_fds) {
+        outcome.result = fail(EPROTO, "a message has too many descriptors");
+      } else {
+        outcome = co_await (this->*rule.handler)(message);
+      }
+    }
+  }
+  message.fds.clear();
+  if (message.request() == Request::kSetProtocolFeatures && message.need_reply()) acknowledge |= (protocol_features_ & kProtocolReplyAck) != 0;
+
+  if (outcome.has_reply && outcome.result) {
+    const Header header{.request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
+    co_return co_await connection_.write(header, outcome.reply);
+  }
+  if (!outcome.result) {
+    if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
+      log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {}: message {} is refused: {} ({} such lines held back)", device_.name(), id_,
+          message.header.request, outcome.result.error().what, held_back);
+    }
+    // A front end that waits for a reply gets a refusal; one that does not could not know, and must not go on.
+    if (!harmless && (outcome.has_reply || !acknowledge)) co_return outcome.result;
+  }
+  if (!acknowledge) co_return Result<>{};
+  const Header header{.request = message.header.request, .flags = kReplyFlags, .size = sizeof(U64Payload)};
+  const U64Payload ack{.value = outcome.result ? 0U : 1U};
+  co_return co_await connection_.write(header, std::as_bytes(std::span(&ack, 1)));
+}
+
+Task<> Session::tear_down() {
+  if (connection_.thread() != nullptr) thread_.remove_source(connection_);
+  for (const auto& queue : queues_) {
+    if (queue == nullptr) continue;
+    queue->set_started(false);
+    co_await queue->stop();
+    // The peer may live on and keep the files open: they leave our epoll set here.
+    queue->set_kick({});
+  }
+  co_await detaching_.close();
+}
+
+Task<> Session::detach_bdev() {
+  channel_ = nullptr;
+  if (!detaching_.enter()) co_return;  // the session has ended: nothing is in flight
+  for (const auto& queue : queues_) {
+    if (queue != nullptr) co_await queue->detach_bdev();
+  }
+  detaching_.leave();
+}
+
+void Session::notify_config_change() {
+  if (!backend_channel_) return;
+  // Without need_reply, and without waiting for anything: the front end answers with a GET_CONFIG, from inside its
+  // handler, which could not be served while this waited.
+  const Header header{.request = static_cast<uint32_t>(BackendRequest::kConfigChangeMsg), .flags = kVersion, .size = 0};
+  if (::send(backend_channel_.get(), &header, sizeof(header), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(header)) {
+    log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {}: the front end could not be told of the new capacity: {}", device_.name(), id_,
+        std::strerror(errno));
+  }
+}
+
+SessionInfo Session::info() const {
+  SessionInfo info{.id = id_};
+  for (const auto& queue : queues_) {
+    if (queue == nullptr) continue;
+    info.started |= queue->running();
+    info.in_flight += queue->in_flight();
+    info.queues.push_back({queue->index(), queue->running(), queue->fault(), queue->stats()});
+  }
+  return info;
+}
+
+BlkQueue* Session::queue(uint32_t index) {
+  if (index >= kMaxQueues) return nullptr;
+  if (queues_[index] == nullptr) queues_[index] = std::make_unique<BlkQueue>(index, thread_, device_);
+  return queues_[index].get();
+}
+
+// Starts or stops a ring, as its state now demands. A ring runs when it is started, enabled, set up, and its addresses
+// are within the guest's memory; a broken one waits until it is started anew.
+Task<> Session::update(BlkQueue& queue) {
+  const bool should_run = queue.started() && queue.enabled(rings_enabled_by_default()) && queue.configured() && queue.fault() == RingFault::kNone;
+  if (should_run && !queue.running()) queue.run(memory_, features_, channel_, write_through());
+  if (!should_run && queue.running()) co_await queue.stop();
+}
+
+// "The device MUST flush before it completes a write" when the driver cannot ask for a flush: it has accepted neither
+// FLUSH nor CONFIG_WCE, or has turned the write cache off.
+bool Session::write_through() const {
+  if ((features_ & kBlkFeatureConfigWce) != 0) return !writeback_;
+  return (features_ & kBlkFeatureFlush) == 0;
+}
+
+// --- Negotiation ---
+
+Task<Session::Outcome> Session::accept_silently(WireMessage&) { co_return Outcome{}; }
+
+Task<Session::Outcome> Session::get_features(WireMessage&) {
+  co_return Outcome{.reply = bytes_of(U64Payload{device_.features()}), .has_reply = true};
+}
+
+Task<Session::Outcome> Session::set_features(WireMessage& message) {
+  const uint64_t features = payload_of<U64Payload>(message).value;
+  if ((features & ~device_.features()) != 0) co_return Outcome{.result = fail(EINVAL, "a feature was not offered")};
+  features_ = features;
+  for (const auto& queue : queues_) {
+    if (queue == nullptr) continue;
+    // The ring's format cannot change under way: of a running ring only what concerns requests is taken over.
+    if (queue->running()) queue->set_write_through(write_through());
+    co_await update(*queue);
+  }
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::get_protocol_features(WireMessage&) {
+  co_return Outcome{.reply = bytes_of(U64Payload{kOfferedProtocolFeatures}), .has_reply = true};
+}
+
+Task<Session::Outcome> Session::set_protocol_features(WireMessage& message) {
+  const uint64_t features = payload_of<U64Payload>(message).value;
+  protocol_features_ = features & kOfferedProtocolFeatures;
+  if (features != protocol_features_) co_return Outcome{.result = fail(EINVAL, "a protocol feature was not offered")};
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::get_queue_num(WireMessage&) {
+  co_return Outcome{.reply = bytes_of(U64Payload{kMaxQueues}), .has_reply = true};
+}
+
+Task<Session::Outcome> Session::get_max_mem_slots(WireMessage&) {
+  co_return Outcome{.reply = bytes_of(U64Payload{kMaxMemSlots}), .has_reply = true};
+}
+
+Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
+  if ((protocol_features_ & kProtocolBackendReq) == 0) co_return Outcome{.result = fail(EINVAL, "BACKEND_REQ was not negotiated")};
+  if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "the back-end channel needs one descriptor")};
+  backend_channel_ = std::move(message.fds[0]);
+  co_return Outcome{};
+}
+
+// --- Guest memory ---
+
+void Session::set_memory(MemoryMap map) {
+  memory_ = std::make_shared<const MemoryMap>(std::move(map));
+  for (const auto& queue : queues_) {
+    if (queue != nullptr && queue->running()) queue->move_to(memory_);
+  }
+}
+
+Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
+  const uint32_t count = payload_of<MemTableHeader>(message).num_regions;
+  const bool slots = (protocol_features_ & kProtocolConfigureMemSlots) != 0;
+  if (count > (slots ? kMaxRegions : kMaxRegionsBaseline)) co_return Outcome{.result = fail(EINVAL, "a memory table has too many regions")};
+  // Bytes after the last region do not matter: UML always sends room for two.
+  if (message.payload.size() < mem_table_size(count)) co_return Outcome{.result = fail(EINVAL, "a memory table is shorter than it says")};
+  if (message.fds.size() != count) co_return Outcome{.result = fail(EINVAL, "a memory table needs one descriptor for each region")};
+  MemoryMap map;
+  for (uint32_t i = 0; i < count; ++i) {
+    MemoryRegion region;
+    std::memcpy(&region, message.payload.data() + mem_table_size(i), sizeof(region));
+    auto with = map.with(region, message.fds[i], *memory_);
+    if (!with) co_return Outcome{.result = std::unexpected(with.error())};
+    map = std::move(*with);
+  }
+  set_memory(std::move(map));
+  for (const auto& queue : queues_) {
+    if (queue != nullptr) co_await update(*queue);
+  }
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::add_mem_reg(WireMessage& message) {
+  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0) co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
+  if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "a memory region needs one descriptor")};
+  auto with = memory_->with(payload_of<SingleMemoryRegion>(message).region, message.fds[0], *memory_);
+  if (!with) co_return Outcome{.result = std::unexpected(with.error())};
+  set_memory(std::move(*with));
+  for (const auto& queue : queues_) {
+    if (queue != nullptr) co_await update(*queue);
+  }
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::rem_mem_reg(WireMessage& message) {
+  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0) co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
+  auto without = memory_->without(payload_of<SingleMemoryRegion>(message).region);
+  if (!without) co_return Outcome{.result = std::unexpected(without.error())};
+  set_memory(std::move(*without));
+  co_return Outcome{};
+}
+
+// --- Rings ---
+
+Task<Session::Outcome> Session::set_vring_num(WireMessage& message) {
+  const auto [index, num] = payload_of<VringState>(message);
+  BlkQueue* ring = queue(index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  if (ring->running()) co_return Outcome{.result = fail(EBUSY, "a ring's size cannot change while it runs")};
+  if (num > kMaxQueueSize || !std::has_single_bit(num)) co_return Outcome{.result = fail(EINVAL, "a ring's size is not a power of two up to 1024")};
+  ring->set_size(static_cast<uint16_t>(num));
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::set_vring_addr(WireMessage& message) {
+  const auto addresses = payload_of<VringAddr>(message);
+  BlkQueue* ring = queue(addresses.index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  // Kept as they are: the memory they are in may come later, and change while the ring runs.
+  ring->set_addresses(addresses);
+  if (ring->running()) ring->move_to(memory_);
+  co_await update(*ring);
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::set_vring_base(WireMessage& message) {
+  const auto [index, num] = payload_of<VringState>(message);
+  BlkQueue* ring = queue(index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  if (ring->running()) co_return Outcome{.result = fail(EBUSY, "a ring's base cannot change while it runs")};
+  if (num > UINT16_MAX) co_return Outcome{.result = fail(EINVAL, "a ring's base is out of range")};
+  ring->set_base(static_cast<uint16_t>(num));
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::get_vring_base(WireMessage& message) {
+  const uint32_t index = payload_of<VringState>(message).index;
+  BlkQueue* ring = queue(index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range"), .has_reply = true};
+  ring->set_started(false);
+  co_await ring->stop();
+  ring->set_kick({});
+  ring->clear_fault();
+  co_return Outcome{.reply = bytes_of(VringState{.index = index, .num = ring->base()}), .has_reply = true};
+}
+
+namespace {
+
+// The ring's index and the descriptor, or none, of SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR.
+struct RingFd {
+  uint32_t index;
+  UniqueFd fd;
+};
+
+Result<RingFd> ring_fd_of(WireMessage& message, bool is_kick) {
+  const uint64_t value = payload_of<U64Payload>(message).value;
+  const bool none = (value & kVringNoFdFlag) != 0;
+  if ((value & ~(kVringIndexMask | kVringNoFdFlag)) != 0) return fail(EINVAL, "a ring's index is out of range");
+  if (none != message.fds.empty()) return fail(EINVAL, none ? "a descriptor came with a message that says there is none" : "a message lacks its descriptor");
+  RingFd ring{.index = static_cast<uint32_t>(value & kVringIndexMask), .fd = {}};
+  if (none) return ring;
+  if (auto prepared = prepare_ring_fd(message.fds[0], is_kick); !prepared) return std::unexpected(prepared.error());
+  ring.fd = std::move(message.fds[0]);
+  return ring;
+}
+
+}  // namespace
+
+Task<Session::Outcome> Session::set_vring_kick(WireMessage& message) {
+  auto given = ring_fd_of(message, true);
+  if (!given) co_return Outcome{.result = std::unexpected(given.error())};
+  BlkQueue* ring = queue(given->index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  if (ring->fault() != RingFault::kNone) {
+    co_await ring->stop();  // what the broken ring still has in flight must not turn up in the new one
+    ring->clear_fault();
+  }
+  ring->set_kick(std::move(given->fd));
+  ring->set_started(true);
+  co_await update(*ring);
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::set_vring_call(WireMessage& message) {
+  auto given = ring_fd_of(message, false);
+  if (!given) co_return Outcome{.result = std::unexpected(given.error())};
+  BlkQueue* ring = queue(given->index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  ring->set_call(std::move(given->fd));
+  co_return Outcome{};
+}
+
+Task<Session::Outcome> Session::set_vring_err(WireMessage& message) {
+  auto given = ring_fd_of(message, false);
+  if (!given) co_return Outcome{.result = std::unexpected(given.error())};
+  BlkQueue* ring = queue(given->index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  ring->set_error(std::move(given->fd));
+  co_return Outcome{};
+}
+
+// Also for rings that were never set up: front ends enable all there are.
+Task<Session::Outcome> Session::set_vring_enable(WireMessage& message) {
+  const auto [index, num] = payload_of<VringState>(message);
+  BlkQueue* ring = queue(index);
+  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  if (num > 1) co_return Outcome{.result = fail(EINVAL, "a ring is enabled with 1 and disabled with 0")};
+  ring->set_enabled(num == 1);
+  co_await update(*ring);
+  co_return Outcome{};
+}
+
+// --- Configuration space ---
+
+Task<Session::Outcome> Session::get_config(WireMessage& message) {
+  const auto request = payload_of<ConfigHeader>(message);
+  const BlkConfig config = device_.config(writeback_);
+  std::array<std::byte, kMaxConfigSize> space{};
+  std::memcpy(space.data(), &config, sizeof(config));
+  if (request.size > kMaxConfigSize || request.offset > kMaxConfigSize - request.size || message.payload.size() != config_message_size(request.size)) {
+    co_return Outcome{.reply = {}, .has_reply = true};  // "a zero-length payload indicates an error"
+  }
+  std::vector<std::byte> reply = bytes_of(request);
+  reply.insert(reply.end(), space.begin() + request.offset, space.begin() + request.offset + request.size);
+  co_return Outcome{.reply = std::move(reply), .has_reply = true};
+}
+
+Task<Session::Outcome> Session::set_config(WireMessage& message) {
+  const auto request = payload_of<ConfigHeader>(message);
+  if (request.size > kMaxConfigSize || message.payload.size() != config_message_size(request.size)) co_return Outcome{.result = fail(EINVAL, "a configuration write is shorter than it says")};
+  if (request.offset != offsetof(BlkConfig, writeback) || request.size != 1) co_return Outcome{.result = fail(EINVAL, "only the write cache setting can be written")};
+  const auto value = static_cast<uint8_t>(message.payload[sizeof(ConfigHeader)]);
+  if (value > 1) co_return Outcome{.result = fail(EINVAL, "the write cache setting is 0 or 1")};
+  writeback_ = value == 1;
+  for (const auto& ring : queues_) {
+    if (ring != nullptr) ring->set_write_through(write_through());
+  }
+  co_return Outcome{};
+}
+
+// The device as after a connection, but for its memory and what was negotiated of the protocol.
+Task<Session::Outcome> Session::reset_device(WireMessage&) {
+  for (const auto& ring : queues_) {
+    if (ring == nullptr) continue;
+    ring->set_started(false);
+    co_await ring->stop();
+    ring->reset();
+  }
+  features_ = kFeatureProtocolFeatures;
+  writeback_ = true;
+  co_return Outcome{};
+}
+
+}  // namespace sluice::vhost

@@ -1,0 +1,118 @@
+// Session: one front end's connection: negotiation, guest memory, and the queues.
+//
+// Messages are handled one after the other by one task, so the order of the protocol is the order of the code. Handling
+// may wait (for requests in flight), which holds up this front end only.
+//
+// Thread:     the controller's lightweight thread.
+// Ownership:  the controller's. Owns the connection and the queues.
+// Source:     Vhost-user Protocol, "Front-end message types", "Starting and stopping rings", "Ring states".
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "lib/thread/await.h"
+#include "lib/thread/gate.h"
+#include "lib/vhost/blk_device.h"
+#include "lib/vhost/blk_queue.h"
+#include "lib/vhost/connection.h"
+#include "lib/vhost/limits.h"
+#include "lib/vhost/memory_map.h"
+
+namespace sluice::vhost {
+
+// For vhost_get_controllers.
+struct SessionInfo {
+  uint64_t id = 0;
+  bool started = false;
+  uint32_t max_queues = kMaxQueues;
+  uint32_t in_flight = 0;
+  struct Queue {
+    uint32_t index;
+    bool running;
+    RingFault fault;
+    BlkQueueStats stats;
+  };
+  std::vector<Queue> queues;
+};
+
+class Session {
+ public:
+  // `channel` may be null: then every request ends with an I/O error.
+  Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket);
+
+  // Serves the front end until it goes, breaks the protocol, or close() is called. Nothing is in flight afterwards.
+  Task<> run();
+  void close() { connection_.shut_down(); }
+
+  // The block device has gone: requests end with an I/O error; the channel is not used any more once this returns.
+  Task<> detach_bdev();
+  // Tells the front end, if it wants to know, that the configuration space has changed.
+  void notify_config_change();
+
+  SessionInfo info() const;
+
+ private:
+  // What a handler has to say to the front end.
+  struct Outcome {
+    Result<> result;                 // a refusal is acknowledged with 1, or ends the session if nobody waits for it
+    std::vector<std::byte> reply;    // the payload of a message's own reply
+    bool has_reply = false;
+  };
+  using Handler = Task<Outcome> (Session::*)(WireMessage&);
+  struct Rule;
+  static const std::array<Rule, kMaxRequest + 1>& rules();
+
+  Task<Result<>> handle(WireMessage& message);
+  Task<> tear_down();
+
+  Task<Outcome> get_features(WireMessage& message);
+  Task<Outcome> set_features(WireMessage& message);
+  Task<Outcome> get_protocol_features(WireMessage& message);
+  Task<Outcome> set_protocol_features(WireMessage& message);
+  Task<Outcome> accept_silently(WireMessage& message);
+  Task<Outcome> get_queue_num(WireMessage& message);
+  Task<Outcome> get_max_mem_slots(WireMessage& message);
+  Task<Outcome> set_mem_table(WireMessage& message);
+  Task<Outcome> add_mem_reg(WireMessage& message);
+  Task<Outcome> rem_mem_reg(WireMessage& message);
+  Task<Outcome> set_vring_num(WireMessage& message);
+  Task<Outcome> set_vring_addr(WireMessage& message);
+  Task<Outcome> set_vring_base(WireMessage& message);
+  Task<Outcome> get_vring_base(WireMessage& message);
+  Task<Outcome> set_vring_kick(WireMessage& message);
+  Task<Outcome> set_vring_call(WireMessage& message);
+  Task<Outcome> set_vring_err(WireMessage& message);
+  Task<Outcome> set_vring_enable(WireMessage& message);
+  Task<Outcome> set_backend_req_fd(WireMessage& message);
+  Task<Outcome> get_config(WireMessage& message);
+  Task<Outcome> set_config(WireMessage& message);
+  Task<Outcome> reset_device(WireMessage& message);
+
+  // The queue of this index, made on first use; nullptr if the index is out of range.
+  BlkQueue* queue(uint32_t index);
+  Task<> update(BlkQueue& queue);
+  void set_memory(MemoryMap map);
+  bool rings_enabled_by_default() const { return (features_ & kFeatureProtocolFeatures) == 0; }
+  bool write_through() const;
+
+  const uint64_t id_;
+  LwThread& thread_;
+  const BlkDevice& device_;
+  BdevChannel* channel_;
+  Connection connection_;
+
+  // bit 30 counts as negotiated until SET_FEATURES says otherwise: rings of a fresh connection are disabled.
+  uint64_t features_ = kFeatureProtocolFeatures;
+  uint64_t protocol_features_ = 0;
+  bool writeback_ = true;
+  std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
+  std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
+  UniqueFd backend_channel_;
+  Gate detaching_;
+  LogLimiter log_limiter_;
+};
+
+}  // namespace sluice::vhost

@@ -1,0 +1,162 @@
+#include "lib/vhost/split_queue.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "lib/vhost/limits.h"
+
+namespace sluice::vhost {
+namespace {
+
+// Descriptors are 16-byte aligned in rings; indirect tables may lie anywhere. Reading each into private memory at once
+// is what keeps a guest from changing it between check and use.
+SplitDesc read_descriptor(const std::byte* from) {
+  SplitDesc copy;
+  __builtin_memcpy(&copy, from, sizeof(copy));
+  // Without this the compiler may read the guest's bytes again instead of keeping the copy.
+  asm volatile("" : "+m"(copy) : : "memory");
+  return copy;
+}
+
+}  // namespace
+
+const char* to_string(RingFault fault) {
+  static constexpr std::array<const char*, 12> kText = {
+      "none",
+      "the available index is further ahead than the ring is long",
+      "a descriptor index is outside the ring",
+      "a descriptor chain is too long or loops",
+      "a buffer lies outside the guest's memory",
+      "an indirect descriptor table is not valid",
+      "a device-readable descriptor follows a device-writable one",
+      "a request's header is incomplete",
+      "a request has no byte for its status",
+      "a request has too much data",
+      "more requests are in flight than the ring has descriptors",
+      "the guest's memory has been cut off",
+  };
+  return kText[static_cast<size_t>(fault)];
+}
+
+bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features) {
+  if (addresses.desc % kSplitDescAlignment != 0 || addresses.avail % kSplitAvailAlignment != 0 || addresses.used % kSplitUsedAlignment != 0) return false;
+  std::byte* desc = map.translate_user(addresses.desc, split_desc_bytes(size));
+  std::byte* avail = map.translate_user(addresses.avail, split_avail_bytes(size));
+  std::byte* used = map.translate_user(addresses.used, split_used_bytes(size));
+  if (desc == nullptr || avail == nullptr || used == nullptr) return false;
+  desc_ = reinterpret_cast<SplitDesc*>(desc);
+  avail_ = reinterpret_cast<SplitAvail*>(avail);
+  avail_ring_ = reinterpret_cast<uint16_t*>(avail + sizeof(SplitAvail));
+  used_event_ = reinterpret_cast<uint16_t*>(avail + split_used_event_offset(size));
+  used_ = reinterpret_cast<SplitUsed*>(used);
+  used_ring_ = reinterpret_cast<SplitUsedElem*>(used + sizeof(SplitUsed));
+  avail_event_ = reinterpret_cast<uint16_t*>(used + split_avail_event_offset(size));
+  size_ = size;
+  event_idx_ = (features & kFeatureEventIdx) != 0;
+  indirect_ = (features & kFeatureIndirectDesc) != 0;
+  return true;
+}
+
+void SplitQueue::load_used_index() { used_index_ = published_index_ = __atomic_load_n(&used_->idx, __ATOMIC_RELAXED); }
+
+RingFault SplitQueue::pop(const MemoryMap& map, Chain& chain) {
+  chain.head = __atomic_load_n(&avail_ring_[last_avail_ & (size_ - 1)], __ATOMIC_RELAXED);
+  if (chain.head >= size_) return RingFault::kBadDescriptor;
+  const RingFault fault = read_chain(map, chain);
+  if (fault == RingFault::kNone) ++last_avail_;
+  return fault;
+}
+
+RingFault SplitQueue::read_chain(const MemoryMap& map, Chain& chain) const {
+  chain.segments->clear();
+  chain.readable = 0;
+  chain.readable_bytes = chain.writable_bytes = 0;
+
+  auto* table = reinterpret_cast<const std::byte*>(desc_);
+  uint32_t table_length = size_;
+  uint32_t next = chain.head;
+  // An indirect table that crosses regions has no address of its own; it is gathered here.
+  std::vector<std::byte> gathered;
+  bool in_indirect = false;
+  for (uint32_t followed = 0;; ++followed) {
+    if (followed == std::max<uint32_t>(size_, kMaxChainLength)) return RingFault::kChainTooLong;
+    if (next >= table_length) return RingFault::kBadDescriptor;
+    const SplitDesc desc = read_descriptor(table + next * sizeof(SplitDesc));
+
+    if ((desc.flags & kDescIndirect) != 0) {
+      // "The driver MUST NOT set both NEXT and INDIRECT", nor nest tables; plain descriptors may come before one.
+      if (in_indirect || !indirect_ || (desc.flags & kDescNext) != 0 || desc.len == 0 || desc.len % sizeof(SplitDesc) != 0 ||
+          desc.len / sizeof(SplitDesc) > kMaxChainLength) {
+        return RingFault::kBadIndirect;
+      }
+      std::vector<iovec>& segments = *chain.segments;
+      const size_t before = segments.size();
+      if (!map.translate(desc.addr, desc.len, segments)) return RingFault::kNotMapped;
+      if (segments.size() == before + 1) {
+        table = static_cast<const std::byte*>(segments.back().iov_base);
+      } else {
+        for (size_t i = before; i < segments.size(); ++i) {
+          const auto* piece = static_cast<const std::byte*>(segments[i].iov_base);
+          gathered.insert(gathered.end(), piece, piece + segments[i].iov_len);
+        }
+        table = gathered.data();
+      }
+      segments.resize(before);
+      table_length = static_cast<uint32_t>(desc.len / sizeof(SplitDesc));
+      next = 0;
+      in_indirect = true;
+      continue;
+    }
+
+    const bool writable = (desc.flags & kDescWrite) != 0;
+    if (!writable && chain.writable_bytes > 0) return RingFault::kBadOrder;
+    if (!map.translate(desc.addr, desc.len, *chain.segments)) return RingFault::kNotMapped;
+    if (writable) {
+      chain.writable_bytes += desc.len;
+    } else {
+      chain.readable_bytes += desc.len;
+      chain.readable = static_cast<uint32_t>(chain.segments->size());
+    }
+    if ((desc.flags & kDescNext) == 0) break;
+    next = desc.next;
+  }
+  if (chain.readable_bytes + chain.writable_bytes > kMaxRequestBytes) return RingFault::kTooLarge;
+  return RingFault::kNone;
+}
+
+void SplitQueue::push_used(uint16_t head, uint32_t written) {
+  SplitUsedElem& element = used_ring_[used_index_ & (size_ - 1)];
+  __atomic_store_n(&element.id, head, __ATOMIC_RELAXED);
+  __atomic_store_n(&element.len, written, __ATOMIC_RELAXED);
+  ++used_index_;
+}
+
+bool SplitQueue::publish() {
+  if (used_index_ == published_index_) return false;
+  const uint16_t before = published_index_;
+  published_index_ = used_index_;
+  __atomic_store_n(&used_->idx, used_index_, __ATOMIC_RELEASE);
+  // The index must be visible before we look whether the driver wants to know: it sets its wish, then looks at the index.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (event_idx_) return need_event(__atomic_load_n(used_event_, __ATOMIC_RELAXED), used_index_, before);
+  return (__atomic_load_n(&avail_->flags, __ATOMIC_RELAXED) & kAvailNoInterrupt) == 0;
+}
+
+bool SplitQueue::enable_kicks() {
+  if (event_idx_) {
+    __atomic_store_n(avail_event_, last_avail_, __ATOMIC_RELAXED);
+  } else {
+    __atomic_store_n(&used_->flags, uint16_t{0}, __ATOMIC_RELAXED);
+  }
+  // The wish must be visible before we look again: the driver makes chains available, then looks at the wish.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return has_work();
+}
+
+void SplitQueue::disable_kicks() {
+  // With EVENT_IDX the event stays where it is, behind what comes: the driver kicks again only after 2^16 more chains.
+  if (!event_idx_) __atomic_store_n(&used_->flags, kUsedNoNotify, __ATOMIC_RELAXED);
+}
+
+}  // namespace sluice::vhost

@@ -1,0 +1,96 @@
+// SplitQueue: the device's side of a split virtqueue in guest memory: takes available chains, publishes used ones,
+// and decides who has to be notified.
+//
+// Thread:     the queue's.
+// Ownership:  borrows the ring's memory, which the guest may change at any moment: each field is read once, then checked.
+// Source:     virtio 1.3, "Split Virtqueues", "Used Buffer Notification Suppression".
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "lib/vhost/memory_map.h"
+#include "lib/vhost/virtio.h"
+#include "lib/vhost/wire.h"
+
+namespace sluice::vhost {
+
+// Why a ring cannot be served any further.
+enum class RingFault : uint8_t {
+  kNone,
+  kAvailJump,       // the available index is further ahead than the ring is long
+  kBadDescriptor,   // a descriptor index is not in the ring or table
+  kChainTooLong,    // a chain is longer than the ring or the limit: it loops
+  kNotMapped,       // a buffer lies outside the guest's memory
+  kBadIndirect,     // an indirect table is empty, nested, not negotiated, not a multiple of 16 bytes, or continues
+  kBadOrder,        // a device-readable descriptor follows a device-writable one
+  kNoHeader,        // the request's header is incomplete
+  kNoStatus,        // there is no byte for the status
+  kTooLarge,        // more data than a request may have
+  kTooMany,         // more requests in flight than the ring has descriptors
+  kMemoryLost,      // the front end has cut off the guest's memory
+};
+const char* to_string(RingFault fault);
+
+// A chain of descriptors, translated: first what the device reads, then what it writes.
+struct Chain {
+  uint16_t head = 0;
+  uint32_t readable = 0;           // how many of the segments are device-readable
+  uint64_t readable_bytes = 0;     //
+  uint64_t writable_bytes = 0;     //
+  std::vector<iovec>* segments = nullptr;  // borrowed; cleared and filled by read_chain()
+};
+
+class SplitQueue {
+ public:
+  // Points the queue at its rings. False, with the queue as it was, if an address is misaligned or not mapped.
+  bool attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features);
+
+  // The position in the available ring; survives attach().
+  uint16_t last_avail() const { return last_avail_; }
+  void set_last_avail(uint16_t index) { last_avail_ = index; }
+  // At the start of a ring: goes on where the used ring in memory ends.
+  void load_used_index();
+
+  // How many chains are available; nothing if the index is impossible.
+  std::optional<uint16_t> available() const {
+    const auto count = static_cast<uint16_t>(load_avail_index() - last_avail_);
+    if (count > size_) return std::nullopt;
+    return count;
+  }
+  bool has_work() const { return load_avail_index() != last_avail_; }
+
+  // Takes the next available chain. Requires available() > 0.
+  RingFault pop(const MemoryMap& map, Chain& chain);
+
+  // Notes a chain as used; the driver sees it after publish(). `written` counts from the chain's first writable byte.
+  void push_used(uint16_t head, uint32_t written);
+  // Shows the driver all used chains; true if it wants to be notified of them.
+  bool publish();
+
+  // Asks the driver for kicks; true if chains are available all the same.
+  bool enable_kicks();
+  void disable_kicks();
+
+ private:
+  uint16_t load_avail_index() const { return __atomic_load_n(&avail_->idx, __ATOMIC_ACQUIRE); }
+  RingFault read_chain(const MemoryMap& map, Chain& chain) const;
+
+  SplitDesc* desc_ = nullptr;
+  SplitAvail* avail_ = nullptr;
+  uint16_t* avail_ring_ = nullptr;
+  uint16_t* used_event_ = nullptr;
+  SplitUsed* used_ = nullptr;
+  SplitUsedElem* used_ring_ = nullptr;
+  uint16_t* avail_event_ = nullptr;
+  uint16_t size_ = 0;
+  bool event_idx_ = false;
+  bool indirect_ = false;
+  uint16_t last_avail_ = 0;
+  uint16_t used_index_ = 0;       // next to be filled
+  uint16_t published_index_ = 0;  // what the driver has been shown
+};
+
+}  // namespace sluice::vhost

@@ -1,0 +1,89 @@
+#include "lib/vhost/target.h"
+
+#include <unistd.h>
+
+#include <csignal>
+
+#include "lib/base/unix_socket.h"
+
+namespace sluice::vhost {
+
+Target::Target(ThreadDirectory& threads, BdevManager& bdevs, Options options) : threads_(threads), bdevs_(bdevs), options_(std::move(options)) {
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
+Target::~Target() { CHECK(entries_.empty()); }
+
+Task<Result<>> Target::create_controller(ControllerOptions options) {
+  if (options.name.empty() || options.name.contains('/')) co_return fail(EINVAL, "a controller's name is a file name, without slashes");
+  if (entries_.contains(options.name)) co_return fail(EEXIST, "a controller of this name exists");
+  Bdev* bdev = bdevs_.find(options.bdev_name);
+  if (bdev == nullptr) co_return fail(ENODEV, "there is no bdev of this name");
+  const std::string path = options_.socket_directory + "/" + options.name;
+  auto listener = listen_unix(path, options_.socket_mode);
+  if (!listener) co_return std::unexpected(listener.error());
+  auto thread = threads_.create("vhost." + options.name, options.cpumask.none() ? threads_.all_cpus() : options.cpumask);
+  if (!thread) {
+    ::unlink(path.c_str());
+    co_return std::unexpected(thread.error());
+  }
+
+  auto controller = std::make_unique<Controller>(options.name, path, std::move(*listener), **thread);
+  // The name is taken from here on: others may ask for it while this waits.
+  Entry& entry = *entries_.emplace(options.name, std::make_unique<Entry>()).first->second;
+  entry.busy = true;
+  Result<> started = controller->open(bdevs_, options.bdev_name, options.readonly);
+  if (started) started = co_await controller->start();
+  if (!started) {
+    co_await destroy(std::move(controller));
+    entries_.erase(options.name);
+    co_return started;
+  }
+  entry.controller = std::move(controller);
+  entry.busy = false;
+  co_return Result<>{};
+}
+
+Task<Result<>> Target::remove_controller(std::string name) {
+  const auto found = entries_.find(name);
+  if (found == entries_.end() || found->second->busy) co_return fail(ENODEV, "there is no controller of this name");
+  Entry& entry = *found->second;
+  entry.busy = true;
+  while (entry.lookers > 0) co_await entry.idle.wait();
+  co_await destroy(std::move(entry.controller));
+  entries_.erase(name);
+  co_return Result<>{};
+}
+
+Task<> Target::remove_all() {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : entries_) names.push_back(name);
+  for (const std::string& name : names) std::ignore = co_await remove_controller(name);
+}
+
+Task<> Target::destroy(std::unique_ptr<Controller> controller) {
+  co_await controller->stop();
+  LwThread& thread = controller->thread();
+  controller.reset();
+  co_await threads_.destroy(thread);
+}
+
+Task<std::vector<ControllerInfo>> Target::list(std::string name) {
+  std::vector<std::string> names;
+  for (const auto& [key, entry] : entries_) {
+    if (name.empty() || key == name) names.push_back(key);
+  }
+  std::vector<ControllerInfo> infos;
+  for (const std::string& key : names) {
+    // Looked up each time: controllers come and go while this waits for another one's thread.
+    const auto found = entries_.find(key);
+    if (found == entries_.end() || found->second->busy) continue;
+    Entry& entry = *found->second;
+    ++entry.lookers;
+    infos.push_back(co_await entry.controller->info());
+    if (--entry.lookers == 0) entry.idle.set();
+  }
+  co_return infos;
+}
+
+}  // namespace sluice::vhost

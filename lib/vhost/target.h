@@ -1,0 +1,63 @@
+// Target: the vhost-user-blk controllers of a process.
+// Thread:    all calls on the application's lightweight thread.
+// Ownership: owns the controllers and their lightweight threads; borrows the directory and the bdevs.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/bdev/bdev_manager.h"
+#include "lib/thread/thread_directory.h"
+#include "lib/vhost/controller.h"
+
+namespace sluice::vhost {
+
+class Target {
+ public:
+  struct Options {
+    std::string socket_directory = ".";
+    mode_t socket_mode = 0600;
+  };
+  struct ControllerOptions {
+    std::string name;       // the socket's name within the directory
+    std::string bdev_name;
+    CpuMask cpumask;        // empty: any core
+    bool readonly = false;
+  };
+
+  // Ignores SIGPIPE in the whole process: a front end may close its end of a call pipe at any time.
+  Target(ThreadDirectory& threads, BdevManager& bdevs, Options options);
+  // Requires: remove_all() has completed, or nothing was created (checked).
+  ~Target();
+
+  // Errors: EINVAL (the name is empty or has a slash; the mask has no reactor), EEXIST, ENODEV (no such bdev), EROFS (the
+  // bdev is read-only and the controller is not), those of listen_unix(). Nothing is left of a failed one.
+  Task<Result<>> create_controller(ControllerOptions options);
+  // Its front end is cut off; requests in flight complete first. Errors: ENODEV.
+  Task<Result<>> remove_controller(std::string name);
+  Task<> remove_all();
+
+  // All controllers, by name, or the one of that name; empty if there is none.
+  Task<std::vector<ControllerInfo>> list(std::string name = "");
+
+ private:
+  struct Entry {
+    std::unique_ptr<Controller> controller;  // null while it is being created
+    bool busy = false;                       // being created, removed or looked at
+    uint32_t lookers = 0;
+    Event idle;
+  };
+
+  Task<> destroy(std::unique_ptr<Controller> controller);
+
+  ThreadDirectory& threads_;
+  BdevManager& bdevs_;
+  const Options options_;
+  std::map<std::string, std::unique_ptr<Entry>, std::less<>> entries_;
+};
+
+}  // namespace sluice::vhost

@@ -1,0 +1,90 @@
+#include "test/vhost/in_process_target.h"
+
+#include <cstdlib>
+
+namespace sluice::test {
+namespace {
+
+CpuMask first_available_cpu() {
+  const CpuMask available = CpuMask::available();
+  CpuMask mask;
+  for (uint32_t cpu = 0; mask.none(); ++cpu) {
+    if (available.test(cpu)) mask.set(cpu);
+  }
+  return mask;
+}
+
+std::string name_of(const char* what, unsigned number) { return std::string(what) + std::to_string(number); }
+
+}  // namespace
+
+InProcessTarget::InProcessTarget(const Options& options) {
+  std::string name = (std::filesystem::temp_directory_path() / "sluice-vhost-XXXXXX").string();
+  CHECK(::mkdtemp(name.data()) != nullptr);
+  directory_ = name;
+  reactors_ = ReactorGroup::create(first_available_cpu(), options.mode).value();
+  threads_ = std::make_unique<ThreadDirectory>(*reactors_);
+  bdevs_ = std::make_unique<BdevManager>(*threads_);
+  target_ = std::make_unique<vhost::Target>(*threads_, *bdevs_,
+                                            vhost::Target::Options{.socket_directory = directory_.string()});
+  app_ = threads_->create("app_thread", reactors_->all_cpus()).value();
+  reactors_->start();
+  await(set_up(options));
+}
+
+InProcessTarget::~InProcessTarget() {
+  await(tear_down());
+  // The application's thread cannot end itself: the first reactor's home does it.
+  std::promise<void> ended;
+  post_to(reactors_->reactors().front()->home(),
+          [&] { start(threads_->destroy(*app_), [&ended] { ended.set_value(); }); });
+  ended.get_future().wait();
+  reactors_->request_stop();
+  reactors_->join();
+  std::filesystem::remove_all(directory_);
+}
+
+Task<> InProcessTarget::set_up(const Options& options) {
+  for (unsigned i = 0; i < options.num_controllers; ++i) {
+    auto bdev = std::make_unique<HeldBdev>(name_of("bdev", i), options.size_bytes, options.block_size);
+    bdevs_in_use_.push_back(bdev.get());
+    CHECK(bdevs_->add(std::move(bdev)).has_value());
+    vhost::Target::ControllerOptions controller{
+        .name = name_of("vhost.", i), .bdev_name = name_of("bdev", i), .cpumask = {}, .readonly = options.readonly};
+    auto created = co_await target_->create_controller(std::move(controller));
+    CHECK(created.has_value());
+  }
+}
+
+Task<> InProcessTarget::tear_down() {
+  for (HeldBdev* bdev : bdevs_in_use_) {
+    if (bdev != nullptr) co_await bdev->release(*threads_);
+  }
+  co_await target_->remove_all();
+  co_await bdevs_->remove_all();
+}
+
+std::string InProcessTarget::socket_path(unsigned controller) const {
+  return (directory_ / name_of("vhost.", controller)).string();
+}
+
+void InProcessTarget::resize_bdev(unsigned controller, uint64_t size_bytes) {
+  await([](InProcessTarget& self, unsigned number, uint64_t size) -> Task<> {
+    self.bdevs_->set_size(self.bdev(number), size);
+    co_return;
+  }(*this, controller, size_bytes));
+}
+
+void InProcessTarget::remove_bdev(unsigned controller) {
+  await([](InProcessTarget& self, unsigned number) -> Task<> {
+    start(self.bdevs_->remove(self.bdev(number), RemoveMode::kForce), [&self, number](Result<> removed) {
+      CHECK(removed.has_value());
+      self.bdevs_in_use_[number] = nullptr;
+    });
+    co_return;
+  }(*this, controller));
+}
+
+void InProcessTarget::release_io(unsigned controller) { await(bdev(controller).release(*threads_)); }
+
+}  // namespace sluice::test

@@ -1,0 +1,400 @@
+// Guest memory: two address spaces, tables, slots, and changes while rings run.
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "test/vhost/target_fixture.h"
+
+namespace sluice::test {
+namespace {
+
+using vhost::BlkStatus;
+using vhost::MemoryRegion;
+using vhost::Request;
+
+constexpr uint64_t kMiB = 1 << 20;
+
+class VhostMemory : public TargetFixture {
+ public:
+  void open(SessionOptions options = {}) {
+    session_ = std::make_unique<Session>(std::move(options));
+    ASSERT_TRUE(session_->open(socket_path())) << session_->error();
+    ASSERT_TRUE(fe().set_u64(Request::kSetFeatures, session_->features())) << session_->error();
+  }
+  FrontEnd& fe() { return session_->front_end(); }
+  GuestMemory& memory() { return session_->memory(); }
+  RingDriver& ring() { return session_->ring(); }
+  Verdict table(std::span<const MemoryRegion> regions) {
+    return fe().judge(Request::kSetMemTable, mem_table_payload(regions), repeat(memory().fd(), regions.size()));
+  }
+  Verdict add(const MemoryRegion& region, int fd = -1) {
+    return fe().judge(Request::kAddMemReg, mem_reg_payload(region), repeat(fd < 0 ? memory().fd() : fd, 1));
+  }
+  Verdict remove(const MemoryRegion& region) { return fe().judge(Request::kRemMemReg, mem_reg_payload(region)); }
+  void start_ring() {
+    ASSERT_TRUE(session_->start_ring(0)) << session_->error();
+    ASSERT_TRUE(session_->enable_all(true)) << session_->error();
+  }
+  // Reads sector 0 into a buffer at `gpa`, with header and status in the ring's region.
+  std::optional<BlkStatus> read_into(uint64_t gpa, uint32_t size, int timeout_ms = kTimeoutMs) {
+    auto mark = memory().mark();
+    size_t region = memory().regions().size() - 1;
+    uint64_t header = memory().allocate(region, sizeof(vhost::BlkRequestHeader));
+    uint64_t status = memory().allocate(region, 1);
+    memory().write(header, bytes_of(vhost::BlkRequestHeader{.type = 0}));
+    memory().write(status, Bytes{kUntouched});
+    ring().add_chain(std::vector<Segment>{{header, 16}, {gpa, size, true}, {status, 1, true}});
+    ring().publish();
+    ring().kick_always();
+    auto used = ring().wait_used(timeout_ms);
+    auto value = static_cast<BlkStatus>(memory().read(status, 1)[0]);
+    memory().release(mark);
+    if (!used) return std::nullopt;
+    return value;
+  }
+
+ protected:
+  std::unique_ptr<Session> session_;
+};
+
+// "Memory access": descriptors hold guest addresses, SET_VRING_ADDR holds user addresses. Here each region's user
+// address is another region's guest address.
+TEST_F(VhostMemory, KeepsGuestAndUserAddressesApart) {
+  open({.layout = {{.guest_address = 1 * kMiB, .size = kMiB, .user_address = 4 * kMiB, .mmap_offset = 0},
+                   {.guest_address = 2 * kMiB, .size = kMiB, .user_address = 1 * kMiB, .mmap_offset = kMiB},
+                   {.guest_address = 4 * kMiB, .size = kMiB, .user_address = 2 * kMiB, .mmap_offset = 2 * kMiB}}});
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  for (uint32_t i = 0; i < 5; i++) expect_io_works(*session_, 0, i);
+}
+
+// Regions that touch in guest addresses are one piece of memory to the guest, however they are mapped.
+TEST_F(VhostMemory, BuffersMayCrossAdjacentRegions) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  uint64_t border = memory().regions()[kNext].guest_address;
+  Bytes data = pattern(8192, 3);
+  ASSERT_EQ(session_->blk().write(0, data), BlkStatus::kOk);
+  for (uint64_t before : {uint64_t{4096}, uint64_t{512}, uint64_t{1}, uint64_t{8191}}) {
+    memory().write(border - before, Bytes(data.size(), kUntouched));
+    ASSERT_EQ(read_into(border - before, 8192), BlkStatus::kOk) << before;
+    EXPECT_TRUE(memory().read(border - before, data.size()) == data) << before;
+  }
+}
+
+// A request's header, too.
+TEST_F(VhostMemory, HeadersMayCrossAdjacentRegions) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  uint64_t header = memory().regions()[kNext].guest_address - 5;
+  uint64_t answer = memory().allocate(kHigh, 513);
+  memory().write(header, bytes_of(vhost::BlkRequestHeader{.type = 0, .sector = 1}));
+  ring().add_chain(std::vector<Segment>{{header, 16}, {answer, 513, true}});
+  ring().publish();
+  ring().kick_always();
+  ASSERT_TRUE(ring().wait_used());
+  EXPECT_EQ(memory().read(answer + 512, 1)[0], 0);
+}
+
+// "VHOST_USER_SET_MEM_TABLE" while rings run: firmware that remaps low memory makes QEMU send it.
+TEST_F(VhostMemory, TableMayBeReplacedWhileRingsRun) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  auto regions = memory().regions();
+  auto without_low = std::vector<MemoryRegion>(regions.begin() + 1, regions.end());
+  for (uint32_t i = 0; i < 10; i++) {
+    ASSERT_EQ(table(i % 2 == 0 ? std::span<const MemoryRegion>(without_low) : regions), Verdict::kAccepted);
+    expect_io_works(*session_, 0, i);
+  }
+}
+
+// The same, with requests on their way.
+TEST_F(VhostMemory, TableMayBeReplacedWithRequestsInFlight) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  Bytes data = pattern(4096, 9);
+  ASSERT_EQ(session_->blk().write(8, data), BlkStatus::kOk);
+  for (int round = 0; round < 30; round++) {
+    for (int i = 0; i < 16; i++) session_->blk().add(read_request(8, 4096));
+    ring().publish();
+    ring().kick();
+    ASSERT_TRUE(fe().set_mem_table(memory()));
+    for (int i = 0; i < 16; i++) {
+      auto outcome = session_->blk().complete();
+      ASSERT_TRUE(outcome) << "round " << round << ring().violation();
+      EXPECT_EQ(outcome->status(), BlkStatus::kOk);
+      EXPECT_TRUE(outcome->data() == data);
+    }
+  }
+}
+
+TEST_F(VhostMemory, TableMayBeReplacedWhileRequestsAreHeld) {
+  SKIP_UNLESS_IN_PROCESS();
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  Bytes data = pattern(4096, 9);
+  ASSERT_EQ(session_->blk().write(8, data), BlkStatus::kOk);
+  hold_io();
+  session_->blk().submit(read_request(8, 4096));
+  Deadline deadline(kTimeoutMs);
+  while (held_io_count() == 0 && !deadline.passed()) ::usleep(100);
+  ASSERT_TRUE(fe().set_mem_table(memory()));
+  ::usleep(kQuietMs * 1000);
+  release_io();
+  auto outcome = session_->blk().complete();
+  ASSERT_TRUE(outcome);
+  EXPECT_EQ(outcome->status(), BlkStatus::kOk);
+  EXPECT_TRUE(outcome->data() == data);
+  EXPECT_TRUE(fe().fence());
+}
+
+// A table that moves the ring's region in user addresses: the addresses that were set are the old ones until set again.
+TEST_F(VhostMemory, RingMovesWithNewUserAddresses) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  expect_io_works(*session_);
+  ASSERT_TRUE(session_->stop_ring(0)) << session_->error();
+  auto moved = memory().regions();
+  for (auto& region : moved) region.user_address += 0x10'0000'0000;
+  ASSERT_EQ(table(moved), Verdict::kAccepted);
+  vhost::VringAddr addr = ring().vring_addr(0);
+  for (auto field : {&vhost::VringAddr::desc, &vhost::VringAddr::avail, &vhost::VringAddr::used})
+    addr.*field += 0x10'0000'0000;
+  ASSERT_TRUE(fe().set_vring_num(0, ring().size()));
+  ASSERT_TRUE(fe().set_vring_base(0, session_->base()));
+  ASSERT_TRUE(fe().set_vring_addr(addr));
+  ASSERT_TRUE(session_->connect_ring(0));
+  expect_io_works(*session_);
+}
+
+TEST_F(VhostMemory, SameTableAgainIsHarmless) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  for (uint32_t i = 0; i < 100; i++) {
+    ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+    if (i % 10 == 0) expect_io_works(*session_, 0, i);
+  }
+}
+
+// User-Mode Linux sends its structure of two regions with one region in it.
+TEST_F(VhostMemory, IgnoresBytesAfterTheLastRegion) {
+  open({.layout = {{.guest_address = 0, .size = 8 * kMiB, .user_address = 0x6000'0000, .mmap_offset = 0}}});
+  Bytes payload = mem_table_payload(memory().regions());
+  payload.resize(72, 0xee);
+  EXPECT_EQ(fe().judge(Request::kSetMemTable, payload, repeat(memory().fd(), 1)), Verdict::kAccepted);
+  start_ring();
+  expect_io_works(*session_);
+}
+
+// ---- "VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS"
+
+// Cloud Hypervisor sends up to 32 regions in its first table once slots are agreed on.
+TEST_F(VhostMemory, TakesATableOf32RegionsWithMemorySlots) {
+  open({.layout = GuestMemory::many_regions(vhost::kMaxRegions, kMiB)});
+  SKIP_UNLESS(session_->has_protocol(vhost::kProtocolConfigureMemSlots));
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  for (const auto& region : memory().regions())
+    EXPECT_EQ(read_into(region.guest_address + region.size - 512, 512), BlkStatus::kOk);
+}
+
+TEST_F(VhostMemory, TakesATableOfEightRegionsWithoutMemorySlots) {
+  open({.leave_protocol = vhost::kProtocolConfigureMemSlots, .layout = GuestMemory::many_regions(8, kMiB)});
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  expect_io_works(*session_);
+}
+
+TEST_F(VhostMemory, RefusesATableThatIsTooLong) {
+  open({.layout = GuestMemory::many_regions(64, kMiB)});
+  auto regions = std::span(memory().regions());
+  Bytes payload = mem_table_payload(regions.first(33));
+  Verdict verdict = fe().judge(Request::kSetMemTable, payload, repeat(memory().fd(), 33));
+  EXPECT_TRUE(verdict == Verdict::kRefused || verdict == Verdict::kClosed) << to_string(verdict);
+  session_->close();
+  // A number of regions that the payload cannot hold.
+  for (uint32_t count : {2U, 9U, 33U, 0x8000'0000U, 0xffff'ffffU}) {
+    open();
+    payload = mem_table_payload(std::span(memory().regions()).first(1));
+    std::memcpy(payload.data(), &count, sizeof(count));
+    verdict = fe().judge(Request::kSetMemTable, payload, repeat(memory().fd(), 1));
+    EXPECT_TRUE(verdict == Verdict::kRefused || verdict == Verdict::kClosed) << count << ": " << to_string(verdict);
+    session_->close();
+  }
+  expect_target_alive();
+}
+
+TEST_F(VhostMemory, TakesAsManySlotsAsItOffers) {
+  open({.layout = GuestMemory::many_regions(vhost::kMaxMemSlots + 1, 64 << 10)});
+  SKIP_UNLESS(session_->has_protocol(vhost::kProtocolConfigureMemSlots));
+  auto slots = fe().get_u64(Request::kGetMaxMemSlots);
+  ASSERT_TRUE(slots) << session_->error();
+  EXPECT_GE(*slots, 32U);
+  auto regions = std::span(memory().regions());
+  size_t count = std::min<size_t>(*slots, regions.size() - 1);
+  // The ring's region, which is the last, is one of them.
+  for (size_t i = regions.size() - count; i < regions.size(); i++) ASSERT_EQ(add(regions[i]), Verdict::kAccepted) << i;
+  start_ring();
+  for (size_t i = regions.size() - count; i < regions.size(); i += 7)
+    EXPECT_EQ(read_into(regions[i].guest_address, 512), BlkStatus::kOk) << i;
+  EXPECT_NE(add(regions[0]), Verdict::kAccepted) << "one more than it has slots";
+}
+
+// "VHOST_USER_REM_MEM_REG": the guest's hot-unplugged memory is no longer reached, the rest is.
+TEST_F(VhostMemory, RegionsMayBeAddedAndRemovedWhileRingsRun) {
+  open({.num_queues = 2});
+  SKIP_UNLESS(session_->has_protocol(vhost::kProtocolConfigureMemSlots));
+  const auto& regions = memory().regions();
+  ASSERT_EQ(add(regions[kHigh]), Verdict::kAccepted);
+  start_ring();
+  for (int round = 0; round < 5; round++) {
+    ASSERT_EQ(add(regions[kMiddle]), Verdict::kAccepted);
+    EXPECT_EQ(read_into(regions[kMiddle].guest_address + 4096, 4096), BlkStatus::kOk);
+    ASSERT_EQ(remove(regions[kMiddle]), Verdict::kAccepted);
+    EXPECT_EQ(read_into(regions[kHigh].guest_address + 4 * kMiB, 4096), BlkStatus::kOk);
+  }
+  EXPECT_NE(read_into(regions[kMiddle].guest_address, 512, kQuietMs), BlkStatus::kOk);
+}
+
+// The same: named by guest address, user address and size; the offset is ignored, a descriptor is closed unused.
+TEST_F(VhostMemory, RemovalIgnoresTheOffsetAndClosesADescriptor) {
+  open();
+  SKIP_UNLESS(session_->has_protocol(vhost::kProtocolConfigureMemSlots));
+  MemoryRegion region = memory().regions()[kMiddle];
+  ASSERT_EQ(add(region), Verdict::kAccepted);
+  ASSERT_EQ(add(memory().regions()[kHigh]), Verdict::kAccepted);
+  region.mmap_offset = 0x1234'5000;
+  FdProbe probe;
+  EXPECT_EQ(fe().judge(Request::kRemMemReg, mem_reg_payload(region), repeat(probe.fd(), 1)), Verdict::kAccepted);
+  probe.forget();
+  EXPECT_TRUE(probe.closed_by_peer());
+  EXPECT_NE(remove(region), Verdict::kAccepted) << "removed already";
+}
+
+TEST_F(VhostMemory, RefusesToRemoveWhatIsNotThere) {
+  for (int field = 0; field < 3; field++) {
+    open();
+    SKIP_UNLESS(session_->has_protocol(vhost::kProtocolConfigureMemSlots));
+    MemoryRegion region = memory().regions()[kMiddle];
+    ASSERT_EQ(add(region), Verdict::kAccepted);
+    (field == 0 ? region.guest_address : field == 1 ? region.size : region.user_address) += 4096;
+    EXPECT_NE(remove(region), Verdict::kAccepted) << field;
+    session_->close();
+  }
+  expect_target_alive();
+}
+
+// Removing the region that holds a running ring stops that ring, at most; nothing else happens.
+TEST_F(VhostMemory, RemovingTheRingsOwnMemoryCostsOnlyThatRing) {
+  open();
+  SKIP_UNLESS(session_->has_protocol(vhost::kProtocolConfigureMemSlots));
+  for (const auto& region : memory().regions()) ASSERT_EQ(add(region), Verdict::kAccepted);
+  start_ring();
+  expect_io_works(*session_);
+  remove(memory().regions()[kHigh]);
+  session_->blk().submit(read_request(0, 512));
+  ring().kick_always();
+  ::usleep(kQuietMs * 1000);
+  EXPECT_TRUE(fe().fence()) << session_->error();
+  // Given back, the ring can be started again.
+  if (fe().get_vring_base(0)) {
+    EXPECT_EQ(add(memory().regions()[kHigh]), Verdict::kAccepted);
+    session_->blk().reset();
+    session_->set_base(0, 0);
+    start_ring();
+    expect_io_works(*session_);
+  }
+}
+
+// ---- Regions that cannot be
+
+TEST_F(VhostMemory, RefusesImpossibleRegions) {
+  auto base = GuestMemory::default_layout();
+  const MemoryRegion good = base[kMiddle];
+  struct Case {
+    const char* what;
+    MemoryRegion region;
+  };
+  auto with = [&](auto change) {
+    MemoryRegion region = good;
+    change(region);
+    return region;
+  };
+  const Case cases[] = {
+      {"empty", with([](auto& r) { r.size = 0; })},
+      {"guest address wraps", with([](auto& r) { r.guest_address = ~uint64_t{0} - 4095; })},
+      {"user address wraps", with([](auto& r) { r.user_address = ~uint64_t{0} - 4095; })},
+      {"beyond the end of the file", with([](auto& r) { r.mmap_offset = 1 << 30; })},
+      {"over the end of the file", with([](auto& r) { r.size = 1 << 30; })},
+      {"offset plus size wraps", with([](auto& r) { r.mmap_offset = ~uint64_t{0} - 4095; })},
+      {"guest addresses overlap",
+       with([&](auto& r) { r.guest_address = base[kHigh].guest_address + base[kHigh].size - 4096; })},
+      {"user addresses overlap", with([&](auto& r) { r.user_address = base[kHigh].user_address + 4096; })},
+  };
+  for (const auto& one : cases) {
+    open();
+    EXPECT_NE(table(std::vector<MemoryRegion>{base[kHigh], one.region}), Verdict::kAccepted) << one.what;
+    if (fe().fence() && session_->has_protocol(vhost::kProtocolConfigureMemSlots)) {
+      EXPECT_EQ(add(base[kHigh]), Verdict::kAccepted) << one.what;
+      EXPECT_NE(add(one.region), Verdict::kAccepted) << one.what << ", added";
+    }
+    session_->close();
+  }
+  expect_target_alive();
+}
+
+// A descriptor that is no memory.
+TEST_F(VhostMemory, RefusesMemoryThatCannotBeMapped) {
+  UniqueFd event(::eventfd(0, EFD_NONBLOCK));
+  FdProbe pipe;
+  for (int fd : {event.get(), pipe.fd()}) {
+    open();
+    MemoryRegion region = memory().regions()[kMiddle];
+    EXPECT_NE(fe().judge(Request::kSetMemTable, mem_table_payload(std::span(&region, 1)), repeat(fd, 1)),
+              Verdict::kAccepted);
+    session_->close();
+  }
+  pipe.forget();
+  EXPECT_TRUE(pipe.closed_by_peer());
+  expect_target_alive();
+}
+
+// A refused table leaves the one before it in force.
+TEST_F(VhostMemory, RefusedTableChangesNothing) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  auto bad = memory().regions();
+  bad[kMiddle].mmap_offset = 1 << 30;
+  Verdict verdict = table(bad);
+  EXPECT_NE(verdict, Verdict::kAccepted);
+  if (verdict == Verdict::kRefused) expect_io_works(*session_);
+}
+
+// A front end that has gone takes its memory along. The kernel refuses this seal as long as a writable mapping is left.
+TEST_F(VhostMemory, UnmapsTheMemoryWhenTheFrontEndIsGone) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  expect_io_works(*session_);
+  UniqueFd file(::fcntl(memory().fd(), F_DUPFD_CLOEXEC, 0));
+  session_.reset();
+  Deadline deadline(kTimeoutMs);
+  bool unmapped = false;
+  while (!unmapped && !deadline.passed()) {
+    unmapped = ::fcntl(file.get(), F_ADD_SEALS, F_SEAL_WRITE) == 0;
+    if (!unmapped) ::usleep(1000);
+  }
+  EXPECT_TRUE(unmapped);
+}
+
+}  // namespace
+}  // namespace sluice::test
