@@ -1,0 +1,130 @@
+// rpc_*, framework_*, spdk_*: the daemon itself.
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <iterator>
+
+#include "rpc/describe.h"
+#include "rpc/methods.h"
+#include "rpc/version.h"
+
+namespace sluice::rpc {
+namespace {
+
+enum class KillSignal : uint8_t { kInt, kTerm, kQuit, kHup, kKill, kUsr1 };
+constexpr std::string_view kKillSignalNames[] = {"SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGKILL", "SIGUSR1"};
+constexpr int kKillSignals[] = {SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGKILL, SIGUSR1};
+static_assert(std::size(kKillSignalNames) == std::size(kKillSignals));
+
+struct Subsystem {
+  std::string_view name;
+  std::string_view depends_on;  // empty: nothing
+  Task<Json::Value> (*config)(RpcContext& context);
+};
+// In the order in which a saved configuration is loaded.
+constexpr Subsystem kSubsystems[] = {{"bdev", "", bdev_config}, {"vhost_blk", "bdev", vhost_config}};
+
+struct GetMethods {
+  bool current = false;
+  bool include_aliases = false;
+};
+
+struct Kill {
+  KillSignal sig_name = KillSignal::kTerm;
+};
+
+struct GetConfig {
+  std::string name;
+  bool with_batches = false;
+};
+
+Json::Value method_names(const MethodTable& table, const GetMethods& params) {
+  Json::Value names(Json::arrayValue);
+  for (const auto& [name, method] : table.all()) {
+    names.append(std::string(name));
+    if (!params.include_aliases) continue;
+    for (const std::string_view alias : method.info.aliases) names.append(std::string(alias));
+  }
+  return names;
+}
+
+Task<RpcResult> get_version(NoParams) {
+  Json::Value json(Json::objectValue);
+  json["version"] = fmt::format("Sluice v{}", kVersion);
+  json["fields"]["major"] = kVersionMajor;
+  json["fields"]["minor"] = kVersionMinor;
+  json["fields"]["patch"] = kVersionPatch;
+  json["fields"]["suffix"] = "";
+  co_return json;
+}
+
+Task<RpcResult> kill_instance(RpcContext& context, Kill params) {
+  context.request_shutdown(kKillSignals[static_cast<size_t>(params.sig_name)]);
+  co_return true;
+}
+
+Task<RpcResult> get_subsystems(NoParams) {
+  Json::Value list(Json::arrayValue);
+  for (const Subsystem& subsystem : kSubsystems) {
+    Json::Value json(Json::objectValue);
+    json["subsystem"] = std::string(subsystem.name);
+    json["depends_on"] = Json::Value(Json::arrayValue);
+    if (!subsystem.depends_on.empty()) json["depends_on"].append(std::string(subsystem.depends_on));
+    list.append(std::move(json));
+  }
+  co_return list;
+}
+
+Task<RpcResult> get_config(RpcContext& context, GetConfig params) {
+  for (const Subsystem& subsystem : kSubsystems) {
+    if (subsystem.name == params.name) co_return co_await subsystem.config(context);
+  }
+  co_return fail_rpc(EINVAL,
+                     fmt::format("there is no subsystem '{}'; framework_get_subsystems lists them", params.name));
+}
+
+// The daemon answers only once it is initialised.
+Task<RpcResult> already_done(NoParams) { co_return true; }
+
+}  // namespace
+
+template <>
+struct EnumNames<KillSignal> {
+  static constexpr std::span<const std::string_view> kNames = kKillSignalNames;
+};
+
+void add_app_methods(MethodTable& table, RpcContext& context) {
+  table.add(
+      make_method<GetMethods>({"rpc_get_methods", "Lists the methods.", {"array", "names"}},
+                              {optional("current", &GetMethods::current, "only those callable now, which all are"),
+                               optional("include_aliases", &GetMethods::include_aliases, "also their older names")},
+                              [&table](GetMethods params) { return detail::finished(method_names(table, params)); }));
+  table.add(make_method<NoParams>(
+      {"rpc_discover", "Describes the methods.", {"object", "an OpenRPC document"}, {"rpc.discover"}}, {},
+      [&table](NoParams) { return detail::finished(describe(table)); }));
+  table.add(make_method<NoParams>(
+      {"spdk_get_version", "Tells the version.", {"object", "version, fields {major, minor, patch, suffix}"}}, {},
+      get_version));
+  table.add(
+      make_method<Kill>({"spdk_kill_instance", "Sends the daemon a signal: SIGINT and SIGTERM end it cleanly.", kTrue},
+                        {required("sig_name", &Kill::sig_name, "which")}, bind_context(context, kill_instance)));
+  table.add(make_method<NoParams>({"framework_get_subsystems",
+                                   "Lists what has a configuration, in the order in which it is loaded.",
+                                   {"array", "{subsystem, depends_on: [name]}"}},
+                                  {}, get_subsystems));
+  table.add(make_method<GetConfig>(
+      {"framework_get_config",
+       "Lists the calls that make a subsystem's present state again.",
+       {"array", "{method, params}"}},
+      {required("name", &GetConfig::name, "the subsystem"),
+       optional("with_batches", &GetConfig::with_batches, "accepted for compatibility; no effect")},
+      bind_context(context, get_config)));
+  table.add(make_method<NoParams>(
+      {"framework_start_init", "For compatibility: the daemon is initialised when it answers.", kTrue}, {},
+      already_done));
+  table.add(make_method<NoParams>(
+      {"framework_wait_init", "For compatibility: the daemon is initialised when it answers.", kTrue}, {},
+      already_done));
+}
+
+}  // namespace sluice::rpc

@@ -1,0 +1,22 @@
+// What the methods about bdevs in general need to know of the modules.
+#pragma once
+
+#include <json/value.h>
+
+#include "rpc/methods.h"
+
+namespace sluice {
+class Bdev;
+}
+
+namespace sluice::rpc {
+
+// bdev_malloc_*, bdev_null_*, bdev_aio_*.
+void add_bdev_module_methods(MethodTable& table, RpcContext& context);
+
+// What only bdevs of this module have.
+Json::Value driver_specific(const Bdev& bdev);
+// The call that makes this bdev again; null if there is none.
+Json::Value creating_call(const Bdev& bdev);
+
+}  // namespace sluice::rpc

@@ -1,0 +1,57 @@
+// The methods of a daemon, one file per library they are about, and what they work on.
+// Thread: the application's lightweight thread.
+#pragma once
+
+#include <functional>
+
+#include "rpc/method.h"
+
+namespace sluice {
+class AioModule;
+class BdevManager;
+class ReactorGroup;
+class ThreadDirectory;
+namespace vhost {
+class Target;
+}
+}  // namespace sluice
+
+namespace sluice::rpc {
+
+// The parts of a daemon. Borrowed.
+struct RpcContext {
+  ReactorGroup& reactors;
+  ThreadDirectory& threads;
+  BdevManager& bdevs;
+  AioModule& aio;
+  vhost::Target& vhost;
+  // Does with the process what this signal does.
+  std::function<void(int signal)> request_shutdown;
+};
+
+// Each adds its methods; they borrow the context, and the table where they describe it.
+void add_app_methods(MethodTable& table, RpcContext& context);
+void add_log_methods(MethodTable& table);
+void add_reactor_methods(MethodTable& table, RpcContext& context);
+void add_bdev_methods(MethodTable& table, RpcContext& context);
+void add_vhost_methods(MethodTable& table, RpcContext& context);
+
+inline void add_all_methods(MethodTable& table, RpcContext& context) {
+  add_app_methods(table, context);
+  add_log_methods(table);
+  add_reactor_methods(table, context);
+  add_bdev_methods(table, context);
+  add_vhost_methods(table, context);
+}
+
+// The calls that make again what there is now: [{"method", "params"}], in an order in which they succeed.
+Task<Json::Value> bdev_config(RpcContext& context);
+Task<Json::Value> vhost_config(RpcContext& context);
+
+// A handler that takes the context first: bind_context(context, create_malloc).
+template <typename P>
+auto bind_context(RpcContext& context, Task<RpcResult> (*handler)(RpcContext&, P)) {
+  return [&context, handler](P params) { return handler(context, std::move(params)); };
+}
+
+}  // namespace sluice::rpc

@@ -1,0 +1,153 @@
+// vhost_*: the controllers, through which guests use the block devices.
+#include <fmt/format.h>
+
+#include "lib/vhost/target.h"
+#include "rpc/methods.h"
+
+namespace sluice::rpc {
+namespace {
+
+constexpr std::string_view kTransport = "vhost_user_blk";
+// What SPDK reports where nothing was set; coalescing by time does not exist here.
+constexpr uint32_t kDefaultIopsThreshold = 60000;
+
+struct CreateController {
+  std::string ctrlr;
+  std::string dev_name;
+  std::string cpumask;
+  bool readonly = false;
+  bool packed_ring = false;
+  std::string transport{kTransport};
+};
+
+struct GetControllers {
+  std::optional<std::string> name;
+};
+
+struct DeleteController {
+  std::string ctrlr;
+};
+
+Task<RpcResult> create_controller(RpcContext& context, CreateController params) {
+  if (params.transport != kTransport) {
+    co_return fail_rpc(EINVAL, fmt::format("there is no transport '{}', only {}", params.transport, kTransport));
+  }
+  vhost::Target::ControllerOptions options{
+      .name = params.ctrlr, .bdev_name = params.dev_name, .readonly = params.readonly};
+  if (!params.cpumask.empty()) {
+    const Result<CpuMask> cpumask = CpuMask::parse(params.cpumask);
+    if (!cpumask) co_return fail_rpc(cpumask.error(), fmt::format("cpumask '{}'", params.cpumask));
+    options.cpumask = *cpumask;
+  }
+  const Result<> created = co_await context.vhost.create_controller(std::move(options));
+  if (!created) {
+    co_return fail_rpc(created.error(), fmt::format("controller '{}' of bdev '{}'", params.ctrlr, params.dev_name));
+  }
+  co_return true;
+}
+
+Task<RpcResult> delete_controller(RpcContext& context, DeleteController params) {
+  const Result<> removed = co_await context.vhost.remove_controller(params.ctrlr);
+  if (!removed) co_return fail_rpc(removed.error(), fmt::format("controller '{}'", params.ctrlr));
+  co_return true;
+}
+
+Json::Value queues_json(const vhost::SessionInfo& session) {
+  Json::Value list(Json::arrayValue);
+  for (const vhost::SessionInfo::Queue& queue : session.queues) {
+    Json::Value json(Json::objectValue);
+    json["index"] = queue.index;
+    json["running"] = queue.running;
+    json["fault"] = queue.fault == vhost::RingFault::kNone ? Json::Value() : Json::Value(to_string(queue.fault));
+    json["requests"] = queue.stats.requests;
+    json["kicks"] = queue.stats.kicks;
+    json["calls"] = queue.stats.calls;
+    list.append(std::move(json));
+  }
+  return list;
+}
+
+Json::Value to_json(const vhost::ControllerInfo& controller, bool with_queues) {
+  Json::Value json(Json::objectValue);
+  json["ctrlr"] = controller.name;
+  json["cpumask"] = controller.cpumask;
+  json["delay_base_us"] = 0;
+  json["iops_threshold"] = kDefaultIopsThreshold;
+  json["socket"] = controller.socket_path;
+  json["sessions"] = Json::Value(Json::arrayValue);
+  for (const vhost::SessionInfo& session : controller.sessions) {
+    Json::Value entry(Json::objectValue);
+    entry["vid"] = session.id;
+    entry["id"] = session.id;
+    entry["name"] = fmt::format("{}s{}", controller.name, session.id);
+    entry["started"] = session.started;
+    entry["max_queues"] = session.max_queues;
+    entry["inflight_task_cnt"] = session.in_flight;
+    if (with_queues) entry["queues"] = queues_json(session);
+    json["sessions"].append(std::move(entry));
+  }
+  Json::Value& block = json["backend_specific"]["block"];
+  block["readonly"] = controller.readonly;
+  block["bdev"] = controller.bdev_name.empty() ? Json::Value() : Json::Value(controller.bdev_name);
+  block["transport"] = std::string(kTransport);
+  return json;
+}
+
+// Queues are described only when one controller is asked for: some clients read no more than 8 KiB of the list of all.
+Task<RpcResult> get_controllers(RpcContext& context, GetControllers params) {
+  const auto controllers = co_await context.vhost.list(params.name.value_or(""));
+  if (params.name && (params.name->empty() || controllers.empty())) {
+    co_return fail_rpc(ENODEV, fmt::format("controller '{}' does not exist", *params.name));
+  }
+  Json::Value list(Json::arrayValue);
+  for (const vhost::ControllerInfo& controller : controllers) list.append(to_json(controller, params.name.has_value()));
+  co_return list;
+}
+
+}  // namespace
+
+Task<Json::Value> vhost_config(RpcContext& context) {
+  const auto controllers = co_await context.vhost.list();
+  const std::string anywhere = context.threads.all_cpus().to_string();
+  Json::Value calls(Json::arrayValue);
+  for (const vhost::ControllerInfo& controller : controllers) {
+    if (controller.bdev_name.empty()) continue;  // its disk was pulled out: there is nothing to make again
+    Json::Value call(Json::objectValue);
+    call["method"] = "vhost_create_blk_controller";
+    call["params"]["ctrlr"] = controller.name;
+    call["params"]["dev_name"] = controller.bdev_name;
+    call["params"]["readonly"] = controller.readonly;
+    // "Anywhere" is left out, so that it also holds on a host with other cores.
+    if (controller.cpumask != anywhere) call["params"]["cpumask"] = controller.cpumask;
+    calls.append(std::move(call));
+  }
+  co_return calls;
+}
+
+void add_vhost_methods(MethodTable& table, RpcContext& context) {
+  table.add(make_method<CreateController>(
+      {"vhost_create_blk_controller", "Offers a bdev to a guest, on a vhost-user-blk socket.", kTrue},
+      {required("ctrlr", &CreateController::ctrlr, "its name, which is also the socket's in the directory of sockets"),
+       required("dev_name", &CreateController::dev_name, "the bdev's name, alias or uuid"),
+       optional("cpumask", &CreateController::cpumask,
+                "cores that may serve it: \"0x5\" or \"[0,2]\"; any when left out"),
+       optional("readonly", &CreateController::readonly, "the guest may not write"),
+       optional("packed_ring", &CreateController::packed_ring,
+                "accepted for compatibility; no effect: rings are split"),
+       optional("transport", &CreateController::transport, "vhost_user_blk is the only one")},
+      bind_context(context, create_controller)));
+  table.add(make_method<GetControllers>(
+      {"vhost_get_controllers",
+       "Lists the controllers, or one of them with its queues.",
+       {"array",
+        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, sessions: [{vid, id, name, started, max_queues, "
+        "inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls}]}], backend_specific: {block: "
+        "{readonly, "
+        "bdev, transport}}}"}},
+      {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
+  table.add(make_method<DeleteController>(
+      {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue},
+      {required("ctrlr", &DeleteController::ctrlr, "which")}, bind_context(context, delete_controller)));
+}
+
+}  // namespace sluice::rpc
