@@ -42,11 +42,9 @@ std::unexpected<RpcError> no_bdev(std::string_view name) {
 
 Json::Value supported_io_types(const Bdev& bdev) {
   Json::Value json(Json::objectValue);
-  for (const IoType type :
-       {IoType::kRead, IoType::kWrite, IoType::kDiscard, IoType::kFlush, IoType::kReset, IoType::kWriteZeroes}) {
-    json[to_string(type)] =
-        bdev.supports(type) &&
-        !(bdev.readonly() && (type == IoType::kWrite || type == IoType::kDiscard || type == IoType::kWriteZeroes));
+  for (const IoType type : {IoType::kRead, IoType::kFlush, IoType::kReset}) json[to_string(type)] = bdev.supports(type);
+  for (const IoType type : {IoType::kWrite, IoType::kDiscard, IoType::kWriteZeroes}) {
+    json[to_string(type)] = bdev.supports(type) && !bdev.readonly();
   }
   // What clients may ask for and no bdev of ours does.
   for (const char* type :

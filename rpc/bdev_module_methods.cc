@@ -84,7 +84,7 @@ std::optional<RpcError> refusal(const NoMetadata& params) {
 }
 
 RpcResult add_bdev(RpcContext& context, std::unique_ptr<Bdev> bdev) {
-  const std::string name = bdev->name();
+  std::string name = bdev->name();
   const Result<Bdev*> added = context.bdevs.add(std::move(bdev));
   if (!added) return fail_rpc(added.error(), subject(name));
   return name;

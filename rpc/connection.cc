@@ -4,7 +4,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <cerrno>
 
 #include "rpc/dispatcher.h"
@@ -67,11 +66,11 @@ std::string Connection::complaint(JsonFramer::Status status, bool inside_value) 
 }
 
 Connection::Read Connection::read_some() {
-  std::array<char, kReadChunkBytes> chunk;
+  char chunk[kReadChunkBytes];
   for (;;) {
-    const ssize_t count = ::recv(socket_.get(), chunk.data(), chunk.size(), MSG_DONTWAIT);
+    const ssize_t count = ::recv(socket_.get(), chunk, sizeof(chunk), MSG_DONTWAIT);
     if (count > 0) {
-      framer_.append({chunk.data(), static_cast<size_t>(count)});
+      framer_.append({chunk, static_cast<size_t>(count)});
       return Read::kSome;
     }
     if (count < 0 && errno == EINTR) continue;

@@ -57,7 +57,7 @@ class SignalSource final : public EventSource {
   SignalSource(int fd, Event& stop) : signal_fd_(fd), stop_(stop) {}
 
   void on_event(uint32_t) override {
-    signalfd_siginfo info;
+    signalfd_siginfo info{};
     while (::read(signal_fd_, &info, sizeof(info)) == sizeof(info)) {
       const char* name = ::sigabbrev_np(static_cast<int>(info.ssi_signo));
       if (std::exchange(seen_, true)) {

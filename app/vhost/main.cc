@@ -11,17 +11,18 @@ namespace {
 
 using namespace sluice;
 
-// A transformation for CLI11: the text is replaced by what `convert` makes of it, or refused with its message.
-template <typename T, typename Convert>
-CLI::Option* add(CLI::App& app, const std::string& names, T& target, const std::string& help, Convert convert) {
-  return app.add_option_function<std::string>(
-      names,
-      [&target, names, convert](const std::string& text) {
-        const auto value = convert(text);
-        if (!value) throw CLI::ValidationError(names, "'" + text + "' is not valid");
-        target = *value;
-      },
-      help);
+// Sets `target` to what `parse` makes of an option's text; false, with a line on standard error, if it makes nothing of
+// it.
+template <typename T>
+bool convert(const char* option, const std::string& text, std::optional<T> (*parse)(const std::string&), T& target) {
+  const std::optional<T> value = parse(text);
+  if (value) {
+    target = *value;
+  } else {
+    std::fprintf(stderr, "sluice-vhost: %s: '%s' is not valid (sluice-vhost --help tells what is)\n", option,
+                 text.c_str());
+  }
+  return value.has_value();
 }
 
 std::optional<CpuMask> parse_cpumask(const std::string& text) {
@@ -42,28 +43,33 @@ std::optional<PollMode> parse_poll_mode(const std::string& text) {
   return found == modes.end() ? std::nullopt : std::optional(found->second);
 }
 
+std::optional<LogLevel> parse_level(const std::string& text) { return parse_log_level(text); }
+std::optional<LogFlag> parse_flag(const std::string& text) { return parse_log_flag(text); }
+
 }  // namespace
 
 int main(int argc, char** argv) {
   DaemonOptions options;
-  options.cpumask.set(0);
-  LogLevel level = LogLevel::kNotice;
-  std::vector<std::string> flags;
+  std::string cpumask = "0x1";
+  std::string mode = "interrupt";
+  std::string vhost_socket_mode = "0600";
+  std::string rpc_socket_mode = "0600";
+  std::string log_level = "NOTICE";
+  std::vector<std::string> log_flags;
 
   CLI::App app("Serves block devices to virtual machines on vhost-user-blk sockets.", "sluice-vhost");
+  app.option_defaults()->always_capture_default();
   app.set_version_flag("-v,--version", std::string("Sluice ") + rpc::kVersion);
-  add(app, "-m,--cpumask", options.cpumask, "cores to run on: 0x5, or [0,2-3] (default: 0x1)", parse_cpumask);
-  add(app, "--mode", options.mode, "poll, interrupt or adaptive: how eagerly to poll (default: interrupt)",
-      parse_poll_mode);
-  app.add_option("-S,--vhost-dir", options.vhost_directory,
-                 "directory of the vhost sockets (default: the present one)");
-  add(app, "--vhost-socket-mode", options.vhost_socket_mode, "mode of the vhost sockets (default: 0600)", parse_mode);
-  app.add_option("-r,--rpc-socket", options.rpc_socket, "socket of the JSON-RPC (default: " + options.rpc_socket + ")");
-  add(app, "--rpc-socket-mode", options.rpc_socket_mode, "its mode (default: 0600)", parse_mode);
+  app.add_option("-m,--cpumask", cpumask, "cores to run on: 0x5, or [0,2-3]");
+  app.add_option("--mode", mode, "how eagerly to poll: poll, interrupt or adaptive");
+  app.add_option("-S,--vhost-dir", options.vhost_directory, "directory of the vhost sockets");
+  app.add_option("--vhost-socket-mode", vhost_socket_mode, "mode of the vhost sockets");
+  app.add_option("-r,--rpc-socket", options.rpc_socket, "socket of the JSON-RPC");
+  app.add_option("--rpc-socket-mode", rpc_socket_mode, "mode of the JSON-RPC's socket");
   app.add_option("-c,--config", options.config, "file of calls to make at the start, as rpc.py save_config writes it");
-  add(app, "--log-level", level, "ERROR, WARNING, NOTICE, INFO or DEBUG (default: NOTICE)", parse_log_level);
-  app.add_option("--log-flags", flags, "components whose debug lines are wanted, such as vhost,bdev")->delimiter(',');
-
+  app.add_option("--log-level", log_level, "ERROR, WARNING, NOTICE, INFO or DEBUG");
+  app.add_option("--log-flags", log_flags, "components whose debug lines are wanted, such as vhost,bdev")
+      ->delimiter(',');
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help_or_version) {
@@ -72,13 +78,19 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "sluice-vhost: %s (sluice-vhost --help lists the options)\n", error.what());
     return 2;
   }
-  for (const std::string& name : flags) {
-    const std::optional<LogFlag> flag = parse_log_flag(name);
-    if (!flag) {
-      std::fprintf(stderr, "sluice-vhost: there is no log flag '%s'\n", name.c_str());
-      return 2;
-    }
-    set_log_flag(*flag, true);
+
+  LogLevel level{};
+  if (!convert("--cpumask", cpumask, parse_cpumask, options.cpumask) ||
+      !convert("--mode", mode, parse_poll_mode, options.mode) ||
+      !convert("--vhost-socket-mode", vhost_socket_mode, parse_mode, options.vhost_socket_mode) ||
+      !convert("--rpc-socket-mode", rpc_socket_mode, parse_mode, options.rpc_socket_mode) ||
+      !convert("--log-level", log_level, parse_level, level)) {
+    return 2;
+  }
+  for (const std::string& name : log_flags) {
+    LogFlag flag{};
+    if (!convert("--log-flags", name, parse_flag, flag)) return 2;
+    set_log_flag(flag, true);
   }
   set_log_print_level(level);
   return run_daemon(options);

@@ -26,7 +26,7 @@ class SignalsBlocked {
   ~SignalsBlocked() { CHECK(::pthread_sigmask(SIG_SETMASK, &before_, nullptr) == 0); }
 
  private:
-  sigset_t before_;
+  sigset_t before_{};
 };
 
 // A thread inherits its maker's affinity: the one core of a reactor, which it would take turns with.

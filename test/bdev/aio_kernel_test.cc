@@ -2,6 +2,7 @@
 // the real ones.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <libaio.h>
 
 #include <algorithm>
 #include <cerrno>

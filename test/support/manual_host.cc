@@ -215,8 +215,7 @@ bool ManualHosts::turn() {
 }
 
 void ManualHosts::run_until_idle() {
-  uint64_t turns = 0;
-  while (turn()) CHECK(++turns < kMaxTurns);
+  for (uint64_t turns = 0; turn(); ++turns) CHECK(turns < kMaxTurns);
 }
 
 bool ManualHosts::run_until(const std::function<bool()>& reached, uint64_t patience_ns) {

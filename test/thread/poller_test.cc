@@ -343,6 +343,20 @@ TEST_F(PollerTest, EachHotOneIsPolledOncePerTurn) {
   }
 }
 
+TEST_F(PollerTest, OneThatStaysHotIsPolledOncePerTurnAfterOthersWentCold) {
+  TestPoller cold;
+  TestPoller hot([] { return true; });
+  add(cold);
+  add(hot);
+  turn();
+  EXPECT_FALSE(cold.hot());
+  EXPECT_EQ(hot.polls, 1);
+  turn(5);
+  EXPECT_EQ(hot.polls, 6);
+  remove(cold);
+  remove(hot);
+}
+
 TEST_F(PollerTest, MayRemoveAndDestroyItselfInsidePoll) {
   int polls = 0;
   std::unique_ptr<TestPoller> poller;

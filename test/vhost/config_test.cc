@@ -160,6 +160,7 @@ TEST_F(VhostConfig, AnnouncesANewCapacityAndServesItMeanwhile) {
   SKIP_UNLESS_IN_PROCESS();
   for (Dialect dialect : {Dialect::kQemu72, Dialect::kCloudHypervisor, Dialect::kUml}) {
     session_.reset();
+    session_.reset();
     session_ = running({.dialect = dialect});
     ASSERT_FALSE(HasFailure());
     SKIP_UNLESS(session_->backend_channel() != nullptr);
@@ -186,6 +187,7 @@ TEST_F(VhostConfig, AnnouncesANewCapacityAndServesItMeanwhile) {
 // The same: an answer that never comes, or a channel that is gone, disturbs nothing.
 TEST_F(VhostConfig, UnansweredOrClosedBackendChannelIsHarmless) {
   SKIP_UNLESS_IN_PROCESS();
+  session_.reset();
   session_.reset();
   session_ = running();
   ASSERT_FALSE(HasFailure());

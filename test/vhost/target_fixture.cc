@@ -3,18 +3,22 @@
 #include <cstdlib>
 #include <sstream>
 
+#include "test/vhost/in_process_target.h"
+
 namespace sluice::test {
 
 // ---- The target in this process -------------------------------------------------------------------------------------
 
-struct TargetFixture::Target {};
+struct TargetFixture::Target : InProcessTarget {
+  using InProcessTarget::InProcessTarget;
+};
 
-void TargetFixture::resize_bdev(uint64_t) {}
-void TargetFixture::remove_bdev() {}
-int TargetFixture::flush_count() const { return 0; }
-void TargetFixture::hold_io() {}
-void TargetFixture::release_io() {}
-int TargetFixture::held_io_count() const { return 0; }
+void TargetFixture::resize_bdev(uint64_t size_bytes) { target_->resize_bdev(0, size_bytes); }
+void TargetFixture::remove_bdev() { target_->remove_bdev(0); }
+int TargetFixture::flush_count() const { return target_->bdev(0).flush_count(); }
+void TargetFixture::hold_io() { target_->bdev(0).hold(); }
+void TargetFixture::release_io() { target_->release_io(0); }
+int TargetFixture::held_io_count() const { return target_->bdev(0).held_count(); }
 
 // ---- Common ---------------------------------------------------------------------------------------------------------
 
@@ -23,7 +27,13 @@ TargetFixture::~TargetFixture() = default;
 
 void TargetFixture::SetUp() {
   const char* external = std::getenv("SLUICE_TEST_SOCKET");
-  if (external == nullptr) GTEST_SKIP() << "no target in this process yet; set SLUICE_TEST_SOCKET";
+  if (external == nullptr) {
+    in_process_ = true;
+    target_ = std::make_unique<Target>(InProcessTarget::Options{
+        .size_bytes = options_.size_bytes, .block_size = options_.block_size, .readonly = options_.readonly, .num_controllers = options_.num_controllers});
+    for (unsigned i = 0; i < options_.num_controllers; ++i) sockets_.push_back(target_->socket_path(i));
+    return;
+  }
   std::istringstream paths(external);
   for (std::string path; std::getline(paths, path, ',');) sockets_.push_back(path);
   if (options_.readonly) {
@@ -34,7 +44,7 @@ void TargetFixture::SetUp() {
   }
 }
 
-void TargetFixture::TearDown() {}
+void TargetFixture::TearDown() { target_.reset(); }
 
 std::string TargetFixture::socket_path(unsigned controller) const {
   return controller < sockets_.size() ? sockets_[controller] : std::string();

@@ -3,22 +3,30 @@
 // io_setup(2).
 #pragma once
 
-#include <libaio.h>
-
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "lib/base/result.h"
 #include "lib/base/unique_fd.h"
 
+// Of <libaio.h>.
+struct io_context;
+struct iocb;
+
 namespace sluice {
 
-// The system calls that can fail for reasons of the system's state. Negative errno, as libaio.
+// The system calls that can fail for reasons of the system's state. They return a negative errno, as libaio does.
 struct AioSystem {
-  int (*setup)(int max_events, io_context_t* context);
-  int (*submit)(io_context_t context, long count, iocb** controls);
-  // Of <libaio.h>.
+  int (*setup)(int max_events, io_context** context);
+  int (*submit)(io_context* context, long count, iocb** controls);
+  // Those of libaio.
   static const AioSystem& kernel();
+};
+
+struct AioCompletion {
+  void* data;      // of the control
+  int64_t result;  // bytes, or a negative errno
 };
 
 class AioContext {
@@ -41,60 +49,21 @@ class AioContext {
   // Whether there is a completion to take. False when only the kernel knows (the ring has an unknown form).
   bool has_completions() const;
 
-  // Calls fn(const io_event&) for each completion there is, and returns how many.
-  template <typename Fn>
-  size_t take_completions(Fn&& fn);
+  // Takes as many as there are and fit; returns how many.
+  size_t take_completions(std::span<AioCompletion> completions);
 
-  // Becomes readable, and sends an edge, with each completion of a control that io_set_eventfd() was given it for.
+  // Becomes readable, and sends an edge, with each completion of a control with this descriptor (io_set_eventfd()).
   int notification_fd() const { return notification_.get(); }
 
  private:
-  // The kernel's, mapped where io_context_t points to.
-  struct Ring {
-    uint32_t id;
-    uint32_t capacity;
-    uint32_t head;  // ours
-    uint32_t tail;  // the kernel's
-    uint32_t magic;
-    uint32_t compatible_features;
-    uint32_t incompatible_features;
-    uint32_t header_bytes;
-    io_event events[];
-  };
-  static constexpr uint32_t kRingMagic = 0xa10a10a1;
-  static_assert(offsetof(Ring, events) == 32 && sizeof(io_event) == 32);
+  struct Ring;
 
-  size_t ask_kernel(io_event* events, size_t max) const;
+  size_t ask_kernel(std::span<AioCompletion> completions) const;
 
   const AioSystem& system_;
-  io_context_t context_ = nullptr;
+  io_context* context_ = nullptr;
   Ring* ring_ = nullptr;  // nullptr: unknown form
   UniqueFd notification_;
 };
-
-inline bool AioContext::has_completions() const {
-  return ring_ != nullptr && ring_->head != __atomic_load_n(&ring_->tail, __ATOMIC_ACQUIRE);
-}
-
-template <typename Fn>
-size_t AioContext::take_completions(Fn&& fn) {
-  if (ring_ == nullptr) {
-    io_event events[64];
-    const size_t count = ask_kernel(events, 64);
-    for (size_t i = 0; i < count; ++i) fn(events[i]);
-    return count;
-  }
-  // The acquire pairs with the kernel's barrier between an event and the tail that covers it.
-  const uint32_t tail = __atomic_load_n(&ring_->tail, __ATOMIC_ACQUIRE);
-  uint32_t head = ring_->head;
-  size_t count = 0;
-  for (; head != tail; ++count) {
-    fn(static_cast<const io_event&>(ring_->events[head]));
-    if (++head == ring_->capacity) head = 0;
-  }
-  // The release: the kernel may write over the events from here on.
-  if (count > 0) __atomic_store_n(&ring_->head, head, __ATOMIC_RELEASE);
-  return count;
-}
 
 }  // namespace sluice

@@ -97,14 +97,14 @@ Result<> AioFile::find_limits(uint32_t block_size_bytes) {
   }
   if (direct_) {
     memory_alignment_bytes = least_bytes;
-    struct statx direct_io {};
+    struct statx direct_io{};
     if (::statx(fd_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &direct_io) == 0 &&
         (direct_io.stx_mask & STATX_DIOALIGN) != 0 && direct_io.stx_dio_offset_align != 0) {
       least_bytes = std::max(least_bytes, direct_io.stx_dio_offset_align);
       memory_alignment_bytes = direct_io.stx_dio_mem_align;
     } else if ((direct_io.stx_mask & STATX_DIOALIGN) != 0 || is_in_memory()) {
-      // This file cannot, although its file system can (compressed or encrypted, for example); or it is on a tmpfs, which
-      // since Linux 6.6 takes the flag and ignores it.
+      // This file cannot, although its file system can (compressed or encrypted, for example); or it is on a tmpfs,
+      // which since Linux 6.6 takes the flag and ignores it.
       direct_ = ::fcntl(fd_.get(), F_SETFL, 0) != 0;
     }
   }
@@ -126,7 +126,7 @@ Result<> AioFile::find_limits(uint32_t block_size_bytes) {
 }
 
 bool AioFile::is_in_memory() const {
-  struct statfs system {};
+  struct statfs system{};
   return ::fstatfs(fd_.get(), &system) == 0 && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
 }
 

@@ -1,7 +1,10 @@
 #include "lib/bdev/aio/aio_group.h"
 
+#include <libaio.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 #include "lib/base/check.h"
 #include "lib/base/clock.h"
@@ -18,6 +21,21 @@ constexpr uint64_t kMaxSynchronousBytes = 1U << 20;
 constexpr uint64_t kRetryNs = 100 * kNsPerUs;
 
 }  // namespace
+
+struct AioGroup::Slot {
+  iocb control;
+  BlockIo* io;
+  bool silent;  // the kernel does not notify of it
+  Slot* next_free;
+};
+
+// What goes into one system call.
+struct AioGroup::Batch {
+  static constexpr size_t kMax = 64;
+  iocb* controls[kMax];
+  size_t count = 0;
+  uint64_t synchronous_bytes = 0;
+};
 
 AioGroup::AioGroup(ThreadHost& host, const AioSystem& system, BlockingPool& pool)
     : Poller("aio"), host_(host), pool_(pool), context_(system), retry_("aio_retry", [this] { submit_pending(); }) {
@@ -165,20 +183,26 @@ void AioGroup::refuse_first(int error) {
 }
 
 bool AioGroup::poll() {
-  const size_t count = context_.take_completions([this](const io_event& event) { on_completion(event); });
-  if (count > 0) submit_pending();
+  AioCompletion completions[64];
+  bool any = false;
+  for (size_t count = std::size(completions); count == std::size(completions);) {
+    count = context_.take_completions(completions);
+    for (size_t i = 0; i < count; ++i) on_completion(completions[i]);
+    any |= count > 0;
+  }
+  if (any) submit_pending();
   // In adaptive mode also on an edge that tells of what was found long ago.
   if (in_flight_ == 0) make_cold();
-  return count > 0;
+  return any;
 }
 
-void AioGroup::on_completion(const io_event& event) {
-  auto& slot = *static_cast<Slot*>(event.data);
+void AioGroup::on_completion(const AioCompletion& completion) {
+  auto& slot = *static_cast<Slot*>(completion.data);
   BlockIo& io = *slot.io;
   --in_flight_;
   if (slot.silent) --silent_in_flight_;
   take_back(slot);
-  const auto result = static_cast<int64_t>(event.res);
+  const int64_t result = completion.result;
   const uint64_t expected_bytes = io.type == IoType::kFlush ? 0 : io.length_bytes;
   IoStatus status = IoStatus::kOk;
   if (result < 0) {

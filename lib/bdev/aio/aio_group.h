@@ -9,8 +9,6 @@
 //             does not sleep.
 #pragma once
 
-#include <libaio.h>
-
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -43,21 +41,17 @@ class AioGroup final : public HostLocal, private Poller {
   void submit(BlockIo& io);
 
  private:
-  struct Slot {
-    iocb control;
-    BlockIo* io;
-    bool silent;  // the kernel does not notify of it
-    Slot* next_free;
-  };
+  struct Slot;
+  struct Batch;
   struct Job : BlockingJob {
-    AioGroup* group;
-    BlockIo* io;
-    AioFile* file;
-    uint64_t done_bytes;
-    int error;
+    AioGroup* group = nullptr;
+    BlockIo* io = nullptr;
+    AioFile* file = nullptr;
+    uint64_t done_bytes = 0;
+    int error = 0;
   };
   struct SubmitWork : Work {
-    AioGroup* group;
+    AioGroup* group = nullptr;
   };
 
   bool poll() override;
@@ -67,17 +61,11 @@ class AioGroup final : public HostLocal, private Poller {
 
   bool open_context();
   void submit_pending();
-  struct Batch {
-    static constexpr size_t kMax = 64;
-    iocb* controls[kMax];
-    size_t count = 0;
-    uint64_t synchronous_bytes = 0;
-  };
   void fill(Batch& batch);
   void take_back(Slot& slot);
   void refuse_first(int error);
   void prepare(Slot& slot, BlockIo& io) const;
-  void on_completion(const io_event& event);
+  void on_completion(const AioCompletion& completion);
 
   void submit_blocking(BlockIo& io);
   void start_job(Job& job, BlockIo& io);
