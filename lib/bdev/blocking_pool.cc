@@ -100,6 +100,20 @@ int BlockingPool::start_worker(Worker& worker) {
   return 0;
 }
 
+void BlockingPool::hand_back(BlockingJob& job, std::unique_lock<std::mutex>& lock) {
+  ++sending_;
+  // Without the lock: the target's host may be waiting for it, with a full message ring.
+  lock.unlock();
+  job.target->send(job);  // from here on the job may be gone
+  lock.lock();
+  if (--sending_ == 0) sent_.notify_all();
+}
+
+void BlockingPool::settle() {
+  std::unique_lock lock(mutex_);
+  sent_.wait(lock, [this] { return sending_ == 0; });
+}
+
 void BlockingPool::work(Worker& self) {
   ::pthread_setname_np(::pthread_self(), "blocking");
   run_anywhere(cpus_);
@@ -110,9 +124,12 @@ void BlockingPool::work(Worker& self) {
       lock.unlock();
       auto& job = static_cast<BlockingJob&>(*next);
       const bool finished = job.execute(job);
-      if (finished) job.target->send(job);  // from here on the job may be gone
       lock.lock();
-      if (!finished) enqueue(job);
+      if (finished) {
+        hand_back(job, lock);
+      } else {
+        enqueue(job);
+      }
       continue;
     }
     if (stopping_) break;

@@ -38,6 +38,9 @@ class BlockingPool {
   ~BlockingPool();
 
   void submit(BlockingJob& job);
+  // Returns once the pool's threads have let go of all jobs that have come back: a host calls it before it ends, as one
+  // of them may still be waking it.
+  void settle();
   // How many threads there are now.
   size_t thread_count() const;
 
@@ -50,6 +53,7 @@ class BlockingPool {
   int start_worker(Worker& worker);
   void work(Worker& self);
   void enqueue(BlockingJob& job);
+  void hand_back(BlockingJob& job, std::unique_lock<std::mutex>& lock);
 
   // Constant after construction.
   const std::chrono::nanoseconds idle_limit_;
@@ -57,10 +61,12 @@ class BlockingPool {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::condition_variable sent_;
   Fifo<Work> queue_;
   size_t queued_ = 0;
   size_t idle_count_ = 0;
   size_t thread_count_ = 0;
+  size_t sending_ = 0;  // threads that are handing a job back
   bool stopping_ = false;
   std::array<Worker, kMaxThreads> workers_;
 };

@@ -38,6 +38,7 @@ Reactor::Reactor(uint32_t lcore, size_t index, size_t peers, uint64_t home_id, U
   CpuMask mask;
   mask.set(lcore);
   home_ = std::make_unique<LwThread>(fmt::format("reactor_{}", lcore), home_id, mask, *this);
+  attached_.push_back(*home_);
 }
 
 Reactor::~Reactor() {
@@ -181,7 +182,7 @@ void Reactor::unwatch(EventSource& source) {
   }
 }
 
-void Reactor::look(uint64_t timeout_ns) {
+bool Reactor::look(uint64_t timeout_ns) {
   epoll_event events[kEventBatch];
   const timespec timeout{.tv_sec = static_cast<time_t>(timeout_ns / kNsPerSec), .tv_nsec = static_cast<long>(timeout_ns % kNsPerSec)};
   const int count = ::epoll_pwait2(epoll_.get(), events, kEventBatch, timeout_ns == UINT64_MAX ? nullptr : &timeout, nullptr);
@@ -190,20 +191,24 @@ void Reactor::look(uint64_t timeout_ns) {
   CHECK(count >= 0 || errno == EINTR);
   batch_ = events;
   batch_size_ = count;
+  bool worked = false;
   for (int i = 0; i < count; ++i) {
     auto* source = static_cast<EventSource*>(events[i].data.ptr);
-    if (source != nullptr) source->thread()->dispatch(*source, events[i].events);
+    if (source == nullptr) continue;
+    source->thread()->dispatch(*source, events[i].events);
+    worked = true;
   }
   batch_ = nullptr;
   batch_size_ = 0;
+  return worked;
 }
 
-void Reactor::sleep() {
+bool Reactor::sleep() {
   sleeping_.store(true, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with wake()
   if (!ring_.empty() || stopping_.load(std::memory_order_relaxed)) {
     sleeping_.store(false, std::memory_order_relaxed);
-    return;
+    return false;
   }
   const uint64_t start_ns = now_ns_;
   const uint64_t deadline_ns = deadlines_.earliest_deadline_ns();
@@ -215,10 +220,11 @@ void Reactor::sleep() {
   }
   // Dispatching follows at once and may take its time: senders need not wake us any more once the wait is over, but one
   // write too many is harmless, so the flag is cleared only after look().
-  look(timeout_ns);
+  const bool worked = look(timeout_ns);
   sleeping_.store(false, std::memory_order_relaxed);
   stats_.asleep_ns += now_ns_ - start_ns;
   ++stats_.wakeups;
+  return worked;
 }
 
 void Reactor::run() {
@@ -233,19 +239,22 @@ void Reactor::run() {
   set_current(this);
   now_ns_ = sluice::now_ns();
   uint64_t accounted_ns = now_ns_;
+  bool worked = false;
   while (!stopping_.load(std::memory_order_relaxed)) {
-    bool worked = drain_ring();
+    worked |= drain_ring();
     if (outboxes_in_use_ > 0) worked |= flush_outboxes();
     wake_due_threads();
     worked |= run_threads();
     if (runnable_.empty()) now_ns_ = sluice::now_ns();
     *(worked ? &stats_.busy_ns : &stats_.idle_ns) += now_ns_ - accounted_ns;
     accounted_ns = now_ns_;
+    // What the sources' handlers do belongs to the next turn's account: now_ns_ is still the time before them.
+    worked = false;
     if (runnable_.empty() && mode_ != PollMode::kPoll) {
-      sleep();
+      worked = sleep();
       accounted_ns = now_ns_;
     } else if (now_ns_ - last_look_ns_ >= kLookIntervalNs) {
-      look(0);
+      worked = look(0);
     }
   }
   destroy_locals();

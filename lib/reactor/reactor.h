@@ -74,8 +74,9 @@ class Reactor final : public ThreadHost {
   bool drain_ring();
   bool run_threads();
   void wake_due_threads();
-  void look(uint64_t timeout_ns);
-  void sleep();
+  // True if a source's handler ran.
+  bool look(uint64_t timeout_ns);
+  bool sleep();
   void wake();
   void detach(LwThread& thread);
 

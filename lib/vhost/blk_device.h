@@ -8,7 +8,7 @@
 #include <string>
 
 #include "lib/bdev/bdev.h"
-#include "lib/vhost/virtio.h"
+#include "lib/virtio/virtio.h"
 
 namespace sluice::vhost {
 

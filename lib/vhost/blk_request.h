@@ -12,7 +12,7 @@
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/split_queue.h"
-#include "lib/vhost/virtio.h"
+#include "lib/virtio/virtio.h"
 
 namespace sluice::vhost {
 

@@ -13,7 +13,7 @@
 #include "lib/base/unique_fd.h"
 #include "lib/thread/await.h"
 #include "lib/thread/event_source.h"
-#include "lib/vhost/wire.h"
+#include "lib/virtio/wire.h"
 
 namespace sluice::vhost {
 

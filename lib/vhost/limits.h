@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "lib/vhost/virtio.h"
-#include "lib/vhost/wire.h"
+#include "lib/virtio/virtio.h"
+#include "lib/virtio/wire.h"
 
 namespace sluice::vhost {
 

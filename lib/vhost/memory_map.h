@@ -16,7 +16,7 @@
 
 #include "lib/base/result.h"
 #include "lib/base/unique_fd.h"
-#include "lib/vhost/wire.h"
+#include "lib/virtio/wire.h"
 
 namespace sluice::vhost {
 

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "lib/vhost/memory_map.h"
-#include "lib/vhost/virtio.h"
-#include "lib/vhost/wire.h"
+#include "lib/virtio/virtio.h"
+#include "lib/virtio/wire.h"
 
 namespace sluice::vhost {
 

@@ -103,6 +103,17 @@ TEST(BlockingPool, LongJobLetsOthersInBetweenItsParts) {
   EXPECT_EQ(std::string(trace.begin(), trace.end()), "LsLL");
 }
 
+TEST(BlockingPool, HostMayEndOnceThePoolHasSettled) {
+  BlockingPool pool;
+  for (int i = 0; i < 200; ++i) {
+    ManualHosts hosts;
+    Recorded job(hosts);
+    pool.submit(job);
+    EXPECT_TRUE(hosts.run_until([&] { return job.done; }));
+    pool.settle();
+  }
+}
+
 TEST(BlockingPool, ThreadsEndWhenIdleAndStartAgain) {
   ManualHosts hosts;
   BlockingPool pool(std::chrono::milliseconds(1));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "rpc/json.h"
@@ -111,7 +112,7 @@ TEST(JsonFramer, CutsRandomBytesIntoTheSameValuesHoweverTheyArrive) {
       at = stream.find(value, at);
       ASSERT_NE(at, std::string::npos) << "seed " << seed;
       at += value.size();
-      static_cast<void>(parse_json(value));
+      std::ignore = parse_json(value);
     }
   }
 }

@@ -13,7 +13,7 @@
 #include <span>
 #include <vector>
 
-#include "lib/vhost/virtio.h"
+#include "lib/virtio/virtio.h"
 #include "test/vhost/ring_driver.h"
 
 namespace sluice::test {

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "lib/base/unique_fd.h"
-#include "lib/vhost/wire.h"
+#include "lib/virtio/wire.h"
 #include "test/vhost/guest_memory.h"
 
 namespace sluice::test {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "lib/base/unique_fd.h"
-#include "lib/vhost/wire.h"
+#include "lib/virtio/wire.h"
 
 namespace sluice::test {
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "lib/base/unique_fd.h"
-#include "lib/vhost/virtio.h"
+#include "lib/virtio/virtio.h"
 #include "test/vhost/front_end.h"
 #include "test/vhost/guest_memory.h"
 

@@ -61,6 +61,7 @@ AioGroup::~AioGroup() {
   CHECK(in_flight_ == 0);
   CHECK(pending_.empty());
   CHECK(waiting_for_job_.empty());
+  pool_.settle();
   if (Poller::thread() != nullptr) host_.home().remove_poller(*this);
 }
 
