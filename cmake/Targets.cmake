@@ -17,3 +17,10 @@ function(sluice_test name)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${ARG_TIMEOUT})
 endfunction()
+
+# sluice_bench(name SOURCES ... LINKS ...): one Google Benchmark program. Built with everything else, run by hand.
+function(sluice_bench name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LINKS} benchmark::benchmark sluice_warnings)
+endfunction()

@@ -65,7 +65,8 @@ Task<int> write_and_read(BdevManager& bdevs) {
 int main() {
   auto reactors = ReactorGroup::create(CpuMask::parse("0x1").value(), PollMode::kInterrupt);
   if (!reactors) {
-    std::fprintf(stderr, "cannot create a reactor: %s: %s\n", reactors.error().what, std::strerror(reactors.error().code));
+    std::fprintf(stderr, "cannot create a reactor: %s: %s\n", reactors.error().what,
+                 std::strerror(reactors.error().code));
     return 1;
   }
   ThreadDirectory threads(**reactors);

@@ -8,5 +8,6 @@ namespace sluice {
 
 }  // namespace sluice
 
-#define CHECK(condition) \
-  (__builtin_expect(static_cast<bool>(condition), 1) ? static_cast<void>(0) : ::sluice::check_failed(__FILE__, __LINE__, #condition))
+#define CHECK(condition)                                                    \
+  (__builtin_expect(static_cast<bool>(condition), 1) ? static_cast<void>(0) \
+                                                     : ::sluice::check_failed(__FILE__, __LINE__, #condition))

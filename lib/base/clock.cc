@@ -31,7 +31,8 @@ struct Calibration {
 
   Calibration() {
     if (!counter_is_invariant()) return;
-    // 2 ms against CLOCK_MONOTONIC, whose reading takes some 50 ns: 50 ppm, which is ample for deadlines and statistics.
+    // 2 ms against CLOCK_MONOTONIC, whose reading takes some 50 ns: 50 ppm, which is ample for deadlines and
+    // statistics.
     base_ns = monotonic_ns();
     base_tsc = __rdtsc();
     uint64_t end_ns = base_ns;

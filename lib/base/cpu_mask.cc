@@ -34,7 +34,8 @@ Result<CpuMask> parse_list(std::string_view list) {
 }  // namespace
 
 Result<CpuMask> CpuMask::parse(std::string_view text) {
-  if (text.starts_with('[') && text.ends_with(']') && text.size() >= 2) return parse_list(text.substr(1, text.size() - 2));
+  if (text.starts_with('[') && text.ends_with(']') && text.size() >= 2)
+    return parse_list(text.substr(1, text.size() - 2));
   if (text.starts_with("0x") || text.starts_with("0X")) text.remove_prefix(2);
   if (text.empty() || text.size() > kMaxCpus / 4) return fail(EINVAL, kSyntax);
   CpuMask mask;

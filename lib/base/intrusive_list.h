@@ -84,7 +84,7 @@ class List {
 };
 
 // A first-in, first-out queue of T through a `T* next` member named by the template argument. Borrows its elements.
-template <typename T, T* T::*Next = &T::next>
+template <typename T, T* T::* Next = &T::next>
 class Fifo {
  public:
   Fifo() = default;

@@ -32,14 +32,20 @@ class IovCursor {
 
   // How many bytes were there to copy, at most out.size().
   size_t copy_out(std::span<std::byte> out) {
-    return walk(out.size(), [&out](std::span<std::byte> piece, size_t done) { std::memcpy(out.data() + done, piece.data(), piece.size()); });
+    return walk(out.size(), [&out](std::span<std::byte> piece, size_t done) {
+      std::memcpy(out.data() + done, piece.data(), piece.size());
+    });
   }
   // How many bytes found room, at most in.size().
   size_t copy_in(std::span<const std::byte> in) {
-    return walk(in.size(), [&in](std::span<std::byte> piece, size_t done) { std::memcpy(piece.data(), in.data() + done, piece.size()); });
+    return walk(in.size(), [&in](std::span<std::byte> piece, size_t done) {
+      std::memcpy(piece.data(), in.data() + done, piece.size());
+    });
   }
   size_t fill(std::byte value, size_t length) {
-    return walk(length, [value](std::span<std::byte> piece, size_t) { std::memset(piece.data(), static_cast<int>(value), piece.size()); });
+    return walk(length, [value](std::span<std::byte> piece, size_t) {
+      std::memset(piece.data(), static_cast<int>(value), piece.size());
+    });
   }
   size_t skip(size_t length) {
     return walk(length, [](std::span<std::byte>, size_t) {});

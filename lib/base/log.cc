@@ -34,7 +34,8 @@ spdlog::logger& logger() {
 template <typename Enum>
 std::optional<Enum> parse(std::span<const std::string_view> names, std::string_view name) {
   for (size_t i = 0; i < names.size(); ++i) {
-    if (names[i].size() == name.size() && strncasecmp(names[i].data(), name.data(), name.size()) == 0) return static_cast<Enum>(i);
+    if (names[i].size() == name.size() && strncasecmp(names[i].data(), name.data(), name.size()) == 0)
+      return static_cast<Enum>(i);
   }
   return std::nullopt;
 }
@@ -58,8 +59,8 @@ bool log_enabled(LogLevel level, LogFlag flag) {
 }
 
 void log_line(LogLevel level, LogFlag flag, std::string_view text) {
-  static constexpr spdlog::level::level_enum kColours[] = {spdlog::level::err, spdlog::level::warn, spdlog::level::info, spdlog::level::debug,
-                                                           spdlog::level::trace};
+  static constexpr spdlog::level::level_enum kColours[] = {spdlog::level::err, spdlog::level::warn, spdlog::level::info,
+                                                           spdlog::level::debug, spdlog::level::trace};
   const auto index = static_cast<size_t>(level);
   logger().log(kColours[index], "{} {}: {}", kLogLevelNames[index], kLogFlagNames[static_cast<size_t>(flag)], text);
 }

@@ -43,7 +43,8 @@ void log(LogLevel level, LogFlag flag, fmt::format_string<Args...> format, Args&
 // For everything that a guest or a client can cause as often as it likes.
 class LogLimiter {
  public:
-  explicit LogLimiter(uint32_t burst = 5, uint64_t interval_ns = 10'000'000'000) : tokens_(burst), burst_(burst), interval_ns_(interval_ns) {}
+  explicit LogLimiter(uint32_t burst = 5, uint64_t interval_ns = 10'000'000'000)
+      : tokens_(burst), burst_(burst), interval_ns_(interval_ns) {}
 
   // True when a line may be written now; `held_back` then tells how many were not since the last one.
   bool allow(uint64_t now_ns, uint64_t& held_back);

@@ -14,7 +14,7 @@ namespace {
 constexpr int kBacklog = 1024;
 
 Result<> remove_stale(const sockaddr_un& address) {
-  struct stat info {};
+  struct stat info{};
   if (::lstat(address.sun_path, &info) != 0) {
     if (errno == ENOENT) return {};
     return fail_errno("cannot look at the socket path");
@@ -23,7 +23,8 @@ Result<> remove_stale(const sockaddr_un& address) {
   UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!probe) return fail_errno("cannot create a socket");
   // A refused connection is the one sign that the owner is gone. EAGAIN means alive, with a full backlog.
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
+  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
+      errno != ECONNREFUSED) {
     return fail(EADDRINUSE, "another process listens on this socket");
   }
   if (::unlink(address.sun_path) != 0 && errno != ENOENT) return fail_errno("cannot remove the stale socket");
@@ -36,7 +37,8 @@ Result<UniqueFd> listen_unix(const std::string& path, mode_t mode) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty()) return fail(EINVAL, "the socket path is empty");
-  if (path.size() >= sizeof(address.sun_path)) return fail(ENAMETOOLONG, "the socket path is longer than 107 characters");
+  if (path.size() >= sizeof(address.sun_path))
+    return fail(ENAMETOOLONG, "the socket path is longer than 107 characters");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
 
   if (auto removed = remove_stale(address); !removed) return std::unexpected(removed.error());
@@ -44,7 +46,8 @@ Result<UniqueFd> listen_unix(const std::string& path, mode_t mode) {
   if (!fd) return fail_errno("cannot create a socket");
   // On Linux, bind() gives the file the socket's own mode less the umask: set before bind, it is never wider.
   if (::fchmod(fd.get(), mode) != 0) return fail_errno("cannot set the socket's mode");
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) return fail_errno("cannot bind the socket");
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0)
+    return fail_errno("cannot bind the socket");
   if (::chmod(path.c_str(), mode) != 0 || ::listen(fd.get(), kBacklog) != 0) {
     const int code = errno;
     ::unlink(path.c_str());

@@ -10,9 +10,9 @@
 
 namespace sluice {
 
-// Listens on `path` with a non-blocking, close-on-exec socket of the given mode. The socket never exists with a wider mode.
-// A socket file that nobody listens on any more is replaced; a live one of another process never is.
-// Errors: ENAMETOOLONG (the path does not fit an address), EADDRINUSE (live, or not a socket), others of the system calls.
+// Listens on `path` with a non-blocking, close-on-exec socket of the given mode. The socket never exists with a wider
+// mode. A socket file that nobody listens on any more is replaced; a live one of another process never is. Errors:
+// ENAMETOOLONG (the path does not fit an address), EADDRINUSE (live, or not a socket), others of the system calls.
 Result<UniqueFd> listen_unix(const std::string& path, mode_t mode);
 
 }  // namespace sluice

@@ -1,6 +1,7 @@
 // Bdev: a block device, whatever is below it. All offsets and lengths in this library are bytes.
 //
-// Thread:    made and changed on the application's lightweight thread; the getters that other threads use (size, limits,
+// Thread:    made and changed on the application's lightweight thread; the getters that other threads use (size,
+// limits,
 //            supports) are constant or atomic.
 // Ownership: BdevManager owns it. Modules derive from it, and from BdevChannel.
 #pragma once
@@ -52,6 +53,7 @@ class Bdev : public IoDevice {
     BdevLimits limits;
     IoTypes io_types;
     bool readonly = false;
+    std::vector<std::string> aliases{};  // other names, of the same name space
   };
 
   const std::string& name() const { return name_; }
@@ -66,8 +68,9 @@ class Bdev : public IoDevice {
   std::string_view device_name() const final { return name_; }
   Result<std::unique_ptr<Channel>> create_channel() final;
 
-  // The sum over channels that are closed; bdev_manager.h's iostat() adds the open ones.
+  // The sum over channels that are closed, and how many these are; bdev_manager.h's iostat() adds the open ones.
   IoStats closed_channels_stats() const;
+  uint64_t closed_channels() const;
   void reset_closed_channels_stats(IoStatsReset mode);
 
  protected:
@@ -87,12 +90,13 @@ class Bdev : public IoDevice {
   const BdevLimits limits_;
   const IoTypes io_types_;
   const bool readonly_;
-  std::vector<std::string> aliases_;
+  const std::vector<std::string> aliases_;
   std::atomic<uint64_t> size_bytes_;
   std::atomic<bool> removed_ = false;
 
   mutable std::mutex stats_mutex_;
   IoStats closed_stats_;
+  uint64_t closed_channels_ = 0;
 };
 
 }  // namespace sluice

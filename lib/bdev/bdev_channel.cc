@@ -45,12 +45,14 @@ bool BdevChannel::fits(const BlockIo& io) const {
   const BdevLimits& limits = bdev_.limits();
   if (io.length_bytes > limits.max_transfer_bytes || io.iov_count > limits.max_segments) return false;
   if (limits.optimal_boundary_bytes != 0 &&
-      io.offset_bytes / limits.optimal_boundary_bytes != (io.offset_bytes + io.length_bytes - 1) / limits.optimal_boundary_bytes) {
+      io.offset_bytes / limits.optimal_boundary_bytes !=
+          (io.offset_bytes + io.length_bytes - 1) / limits.optimal_boundary_bytes) {
     return false;
   }
   if (limits.buffer_alignment_bytes > 1) {
     uintptr_t bits = 0;
-    for (uint32_t i = 0; i < io.iov_count; ++i) bits |= reinterpret_cast<uintptr_t>(io.iov[i].iov_base) | io.iov[i].iov_len;
+    for (uint32_t i = 0; i < io.iov_count; ++i)
+      bits |= reinterpret_cast<uintptr_t>(io.iov[i].iov_base) | io.iov[i].iov_len;
     if ((bits & (limits.buffer_alignment_bytes - 1)) != 0) return false;
   }
   return true;

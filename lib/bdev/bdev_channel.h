@@ -1,7 +1,8 @@
 // BdevChannel: one lightweight thread's access to one Bdev. Modules derive from it and override do_submit() only.
 //
 // Thread:     its own lightweight thread, but for complete(), which the whole of that thread's host may call.
-// Invariants: (1) each submitted request completes exactly once, later than submit(). (2) do_submit() sees only requests
+// Invariants: (1) each submitted request completes exactly once, later than submit(). (2) do_submit() sees only
+// requests
 //             that are within the device's limits: types, range, alignment, segments.
 #pragma once
 

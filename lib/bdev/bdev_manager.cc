@@ -1,17 +1,24 @@
 #include "lib/bdev/bdev_manager.h"
 
+#include <algorithm>
+
 namespace sluice {
+namespace {
+
+bool is_called(const Bdev& bdev, std::string_view name) { return bdev.name() == name || std::ranges::count(bdev.aliases(), name) > 0; }
+
+}  // namespace
 
 BdevHandle::~BdevHandle() { manager_.close(*this); }
 
 BdevManager::~BdevManager() { CHECK(entries_.empty()); }
 
 Result<Bdev*> BdevManager::add(std::unique_ptr<Bdev> bdev) {
-  if (entries_.contains(bdev->name())) return fail(EEXIST, "a bdev of this name exists");
   for (const auto& [name, entry] : entries_) {
     if (entry->bdev->uuid() == bdev->uuid()) return fail(EEXIST, "a bdev of this uuid exists");
-    for (const std::string& alias : entry->bdev->aliases()) {
-      if (alias == bdev->name()) return fail(EEXIST, "a bdev has this name as an alias");
+    if (is_called(*entry->bdev, bdev->name())) return fail(EEXIST, "a bdev of this name exists");
+    for (const std::string& alias : bdev->aliases()) {
+      if (is_called(*entry->bdev, alias)) return fail(EEXIST, "a bdev has the alias as its name");
     }
   }
   Bdev* added = bdev.get();
@@ -29,10 +36,7 @@ Bdev* BdevManager::find(std::string_view name) const {
   const std::optional<Uuid> uuid = Uuid::parse(name);
   for (const auto& [key, entry] : entries_) {
     if (entry->removing) continue;
-    if (uuid && entry->bdev->uuid() == *uuid) return entry->bdev.get();
-    for (const std::string& alias : entry->bdev->aliases()) {
-      if (alias == name) return entry->bdev.get();
-    }
+    if ((uuid && entry->bdev->uuid() == *uuid) || is_called(*entry->bdev, name)) return entry->bdev.get();
   }
   return nullptr;
 }
@@ -64,7 +68,8 @@ std::vector<Bdev*> BdevManager::list() const {
   return bdevs;
 }
 
-Result<std::unique_ptr<BdevHandle>> BdevManager::open(std::string_view name, bool writable, BdevEvents& events, std::string user) {
+Result<std::unique_ptr<BdevHandle>> BdevManager::open(std::string_view name, bool writable, BdevEvents& events,
+                                                      std::string user) {
   Bdev* bdev = find(name);
   if (bdev == nullptr) return fail(ENODEV, "there is no bdev of this name");
   if (writable && bdev->readonly()) return fail(EROFS, "the bdev is read-only");
@@ -100,13 +105,16 @@ Task<Result<>> BdevManager::remove(Bdev& bdev, RemoveMode mode) {
   entry->handles.for_each([](BdevHandle& handle) { handle.events_.on_remove(); });
   if (entry->users > 0) co_await entry->unused.wait();
   entries_.erase(entries_.find(bdev.name()));
+  gone_.notify_all();
   co_return Result<>{};
 }
 
 Task<> BdevManager::remove_all() {
-  // One that is being removed by somebody else is gone when its entry is; nobody forces us to wait for the others in order.
-  for (Bdev* bdev : list()) {
-    if (Entry* entry = find_entry(*bdev); entry != nullptr && !entry->removing) co_await remove(*bdev, RemoveMode::kForce);
+  // By name, as others may go while this waits.
+  std::vector<std::string> names;
+  for (Bdev* bdev : list()) names.push_back(bdev->name());
+  for (const std::string& name : names) {
+    if (Bdev* bdev = find(name); bdev != nullptr) std::ignore = co_await remove(*bdev, RemoveMode::kForce);
   }
 }
 
@@ -120,7 +128,8 @@ Task<IoStats> BdevManager::iostat(Bdev& bdev) {
   Entry& entry = *find_entry(bdev);
   ++entry.users;
   IoStats sum = bdev.closed_channels_stats();
-  co_await threads_.for_each_channel(bdev, [&sum](Channel& channel) { sum.add(static_cast<BdevChannel&>(channel).stats()); });
+  co_await threads_.for_each_channel(bdev,
+                                     [&sum](Channel& channel) { sum.add(static_cast<BdevChannel&>(channel).stats()); });
   release(entry);
   co_return sum;
 }
@@ -129,16 +138,14 @@ Task<> BdevManager::reset_iostat(Bdev& bdev, IoStatsReset mode) {
   Entry& entry = *find_entry(bdev);
   ++entry.users;
   bdev.reset_closed_channels_stats(mode);
-  co_await threads_.for_each_channel(bdev, [mode](Channel& channel) { static_cast<BdevChannel&>(channel).reset_stats(mode); });
+  co_await threads_.for_each_channel(
+      bdev, [mode](Channel& channel) { static_cast<BdevChannel&>(channel).reset_stats(mode); });
   release(entry);
 }
 
 BdevManager::Entry* BdevManager::find_entry(const Bdev& bdev) const {
-  // By address: the caller's pointer may be to a device that has gone while it waited.
-  for (const auto& [name, entry] : entries_) {
-    if (entry->bdev.get() == &bdev) return entry.get();
-  }
-  return nullptr;
+  const auto found = entries_.find(bdev.name());
+  return found == entries_.end() ? nullptr : found->second.get();
 }
 
 }  // namespace sluice

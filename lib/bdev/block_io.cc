@@ -6,12 +6,14 @@
 namespace sluice {
 
 const char* to_string(IoType type) {
-  static constexpr std::array<const char*, kIoTypes> kNames = {"read", "write", "flush", "unmap", "write_zeroes", "reset"};
+  static constexpr std::array<const char*, kIoTypes> kNames = {"read",  "write",        "flush",
+                                                               "unmap", "write_zeroes", "reset"};
   return kNames[static_cast<size_t>(type)];
 }
 
 const char* to_string(IoStatus status) {
-  static constexpr std::array<const char*, kIoStatuses> kNames = {"ok", "failed", "no_space", "unsupported", "invalid", "read_only", "removed", "no_memory"};
+  static constexpr std::array<const char*, kIoStatuses> kNames = {"ok",      "failed",    "no_space", "unsupported",
+                                                                  "invalid", "read_only", "removed",  "no_memory"};
   return kNames[static_cast<size_t>(status)];
 }
 

@@ -1,7 +1,8 @@
 // BlockIo: one request to a block device. It carries itself: embedded in its submitter's own request, linked into every
 // queue it passes, never copied.
 //
-// Thread:    submitted on a lightweight thread; completes there exactly once, and never inside submit(): `run` is called
+// Thread:    submitted on a lightweight thread; completes there exactly once, and never inside submit(): `run` is
+// called
 //            as deferred work of that thread.
 // Ownership: the submitter's. Between submit and completion the request, its iovec array and its buffers belong to the
 //            device.
@@ -39,11 +40,11 @@ IoStatus io_status_from_errno(int code);
 struct BlockIo : Message {
   // Set by the submitter, with `run` as what to call at completion.
   IoType type = IoType::kRead;
-  bool may_unmap = false;       // write zeroes: the device may deallocate
-  uint32_t iov_count = 0;       // read, write: the buffers, which add up to length_bytes
-  const iovec* iov = nullptr;   //
-  uint64_t offset_bytes = 0;    // a multiple of the block size
-  uint64_t length_bytes = 0;    // a multiple of the block size; flush and reset: ignored
+  bool may_unmap = false;      // write zeroes: the device may deallocate
+  uint32_t iov_count = 0;      // read, write: the buffers, which add up to length_bytes
+  const iovec* iov = nullptr;  //
+  uint64_t offset_bytes = 0;   // a multiple of the block size
+  uint64_t length_bytes = 0;   // a multiple of the block size; flush and reset: ignored
 
   // The result.
   IoStatus status = IoStatus::kOk;

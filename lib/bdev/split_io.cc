@@ -82,7 +82,8 @@ bool SplitIo::slice(uint64_t max_bytes) {
 }
 
 bool SplitIo::use_bounce_buffer(uint64_t max_bytes) {
-  if (bounce_buffer_ == nullptr) bounce_buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceBytes)));
+  if (bounce_buffer_ == nullptr)
+    bounce_buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceBytes)));
   if (bounce_buffer_ == nullptr) return false;
   length_bytes = std::min(max_bytes, kBounceBytes);
   bounce_iov_ = {.iov_base = bounce_buffer_.get(), .iov_len = length_bytes};

@@ -34,7 +34,13 @@ Result<std::unique_ptr<Reactor>> Reactor::create(uint32_t lcore, size_t index, s
 }
 
 Reactor::Reactor(uint32_t lcore, size_t index, size_t peers, uint64_t home_id, UniqueFd epoll, UniqueFd wake)
-    : lcore_(lcore), index_(index), epoll_(std::move(epoll)), wake_(std::move(wake)), ring_(kRingCapacity), outboxes_(peers), outbox_destinations_(peers) {
+    : lcore_(lcore),
+      index_(index),
+      epoll_(std::move(epoll)),
+      wake_(std::move(wake)),
+      ring_(kRingCapacity),
+      outboxes_(peers),
+      outbox_destinations_(peers) {
   CpuMask mask;
   mask.set(lcore);
   home_ = std::make_unique<LwThread>(fmt::format("reactor_{}", lcore), home_id, mask, *this);
@@ -151,7 +157,8 @@ bool Reactor::run_threads() {
     const uint64_t end_ns = sluice::now_ns();
     thread.account(end_ns - now_ns_, worked);
     now_ns_ = end_ns;
-    if (!thread.HeapEntry::in_heap() && thread.next_deadline_ns() != UINT64_MAX) deadlines_.set(thread, thread.next_deadline_ns());
+    if (!thread.HeapEntry::in_heap() && thread.next_deadline_ns() != UINT64_MAX)
+      deadlines_.set(thread, thread.next_deadline_ns());
     if (!runnable || thread.exit_message() != nullptr) {
       thread.ListHook<RunTag>::unlink();
       --runnable_count_;
@@ -170,7 +177,8 @@ void Reactor::detach(LwThread& thread) {
 
 Result<> Reactor::watch(EventSource& source) {
   epoll_event event{.events = source.events(), .data = {.ptr = &source}};
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, source.fd(), &event) != 0) return fail_errno("cannot watch a file descriptor");
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, source.fd(), &event) != 0)
+    return fail_errno("cannot watch a file descriptor");
   return {};
 }
 
@@ -184,8 +192,10 @@ void Reactor::unwatch(EventSource& source) {
 
 bool Reactor::look(uint64_t timeout_ns) {
   epoll_event events[kEventBatch];
-  const timespec timeout{.tv_sec = static_cast<time_t>(timeout_ns / kNsPerSec), .tv_nsec = static_cast<long>(timeout_ns % kNsPerSec)};
-  const int count = ::epoll_pwait2(epoll_.get(), events, kEventBatch, timeout_ns == UINT64_MAX ? nullptr : &timeout, nullptr);
+  const timespec timeout{.tv_sec = static_cast<time_t>(timeout_ns / kNsPerSec),
+                         .tv_nsec = static_cast<long>(timeout_ns % kNsPerSec)};
+  const int count =
+      ::epoll_pwait2(epoll_.get(), events, kEventBatch, timeout_ns == UINT64_MAX ? nullptr : &timeout, nullptr);
   now_ns_ = sluice::now_ns();
   last_look_ns_ = now_ns_;
   CHECK(count >= 0 || errno == EINTR);
@@ -276,7 +286,8 @@ void Reactor::set_mode(PollMode mode, uint64_t window_ns) {
 ReactorStats Reactor::stats() {
   ReactorStats stats = stats_;
   attached_.for_each([&](LwThread& thread) {
-    stats.threads.push_back({thread.name(), thread.id(), thread.cpumask().to_string(), thread.busy_ns() + thread.idle_ns()});
+    stats.threads.push_back(
+        {thread.name(), thread.id(), thread.cpumask().to_string(), thread.busy_ns() + thread.idle_ns()});
   });
   return stats;
 }

@@ -10,7 +10,8 @@ constexpr uint64_t kFirstHomeId = uint64_t{1} << 32;
 
 Result<std::unique_ptr<ReactorGroup>> ReactorGroup::create(const CpuMask& mask, PollMode mode) {
   if (mask.none()) return fail(EINVAL, "the core mask is empty");
-  if ((mask & CpuMask::available()) != mask) return fail(EINVAL, "the core mask names a core that this process may not use");
+  if ((mask & CpuMask::available()) != mask)
+    return fail(EINVAL, "the core mask names a core that this process may not use");
   std::unique_ptr<ReactorGroup> group(new ReactorGroup(mask));
   for (uint32_t lcore = 0; lcore < CpuMask::kMaxCpus; ++lcore) {
     if (!mask.test(lcore)) continue;

@@ -23,7 +23,8 @@ class ResumeWork : public Message {
   std::coroutine_handle<> waiter_;
 };
 
-// Event: one task waits until it is set. Setting it first is fine. One lightweight thread; may be used again after the wait.
+// Event: one task waits until it is set. Setting it first is fine. One lightweight thread; may be used again after the
+// wait.
 class Event {
  public:
   void set() {

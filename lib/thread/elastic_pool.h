@@ -1,6 +1,5 @@
-// ElasticPool<T>: the spare objects of type T of one host: grows on demand, and frees what is spare when nobody has taken
-// any for a while. So devices that are idle hold no request and no buffer.
-// Thread:    the host's OS thread.
+// ElasticPool<T>: the spare objects of type T of one host: grows on demand, and frees what is spare when nobody has
+// taken any for a while. So devices that are idle hold no request and no buffer. Thread:    the host's OS thread.
 // Ownership: owns the spare objects; a taken one belongs to its taker, who must give it back or delete it.
 #pragma once
 

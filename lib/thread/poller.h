@@ -1,7 +1,8 @@
 // Poller: a source of work (virtqueue, completion queue) that can be polled or can notify.
 //
 // A hot poller is polled each turn of its thread and its notification is off; a cold one costs nothing until its
-// notification arrives. In poll mode pollers stay hot; otherwise one that finds nothing for its host's window goes cold.
+// notification arrives. In poll mode pollers stay hot; otherwise one that finds nothing for its host's window goes
+// cold.
 //
 // Thread: all calls on the lightweight thread that the poller is added to.
 // Source: the four verbs follow the poll functions of the Seastar framework.

@@ -98,7 +98,9 @@ Task<T> TaskPromise<T>::get_return_object() {
   return Task<T>(std::coroutine_handle<TaskPromise>::from_promise(*this));
 }
 
-inline Task<void> TaskPromise<void>::get_return_object() { return Task<void>(std::coroutine_handle<TaskPromise>::from_promise(*this)); }
+inline Task<void> TaskPromise<void>::get_return_object() {
+  return Task<void>(std::coroutine_handle<TaskPromise>::from_promise(*this));
+}
 
 // A coroutine that nobody awaits and that frees itself at its end. The only way out of the world of tasks.
 struct Detached {

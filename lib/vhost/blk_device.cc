@@ -9,8 +9,9 @@ namespace sluice::vhost {
 namespace {
 
 uint64_t offered_features(const Bdev& bdev, bool readonly) {
-  uint64_t features = kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureProtocolFeatures | kBlkFeatureSegMax | kBlkFeatureBlkSize |
-                      kBlkFeatureFlush | kBlkFeatureTopology | kBlkFeatureConfigWce | kBlkFeatureMq;
+  uint64_t features = kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureProtocolFeatures |
+                      kBlkFeatureSegMax | kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
+                      kBlkFeatureConfigWce | kBlkFeatureMq;
   if (readonly) features |= kBlkFeatureRo;
   if (!readonly && bdev.supports(IoType::kDiscard)) features |= kBlkFeatureDiscard;
   if (!readonly && bdev.supports(IoType::kWriteZeroes)) features |= kBlkFeatureWriteZeroes;
@@ -20,7 +21,11 @@ uint64_t offered_features(const Bdev& bdev, bool readonly) {
 }  // namespace
 
 BlkDevice::BlkDevice(std::string name, const Bdev& bdev, bool readonly)
-    : name_(std::move(name)), readonly_(readonly), limits_(bdev.limits()), features_(offered_features(bdev, readonly)), size_bytes_(bdev.size_bytes()) {}
+    : name_(std::move(name)),
+      readonly_(readonly),
+      limits_(bdev.limits()),
+      features_(offered_features(bdev, readonly)),
+      size_bytes_(bdev.size_bytes()) {}
 
 BlkConfig BlkDevice::config(bool writeback) const {
   const uint32_t block = limits_.block_size_bytes;

@@ -9,7 +9,11 @@
 namespace sluice::vhost {
 
 BlkQueue::BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device)
-    : Poller("vhost_blk_queue"), index_(index), owner_(thread), device_(device), kickless_timer_("vhost_kickless_queue", [this] { make_hot(); }) {
+    : Poller("vhost_blk_queue"),
+      index_(index),
+      owner_(thread),
+      device_(device),
+      kickless_timer_("vhost_kickless_queue", [this] { make_hot(); }) {
   publish_work_.queue = this;
   publish_work_.run = [](Work& work) { static_cast<PublishWork&>(work).queue->on_publish_work(); };
 }
@@ -214,7 +218,8 @@ void BlkQueue::break_ring(RingFault fault) {
   fault_ = fault;
   pause();
   if (uint64_t held_back = 0; log_limiter_.allow(owner_.now_ns(), held_back)) {
-    log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: queue {} is stopped: {} ({} such lines held back)", device_.name(), index_, to_string(fault), held_back);
+    log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: queue {} is stopped: {} ({} such lines held back)",
+        device_.name(), index_, to_string(fault), held_back);
   }
   if (!error_) return;
   const uint64_t one = 1;

@@ -4,8 +4,8 @@
 // Thread:     one lightweight thread, which also handles the session's messages.
 // Ownership:  the session's. Owns its descriptors; borrows device and channel.
 // Invariants: (1) a request in flight keeps the guest memory that it refers to mapped. (2) nothing more is taken from
-//             a broken ring until it is started anew; it costs its own queue only. (3) at most one used-index update and
-//             one notification per turn.
+//             a broken ring until it is started anew; it costs its own queue only. (3) at most one used-index update
+//             and one notification per turn.
 // Source:     Vhost-user Protocol, "Ring states"; virtio 1.3, "Virtqueues".
 #pragma once
 

@@ -52,7 +52,8 @@ BlkRequest::Next BlkRequest::parse(const BlkDevice& device) {
 // The header may share its descriptor with data, or lie in several: drivers are free in that.
 void BlkRequest::strip_header() {
   size_t left = sizeof(BlkRequestHeader);
-  for (first_data_ = 0; left >= segments_[first_data_].iov_len && left > 0; ++first_data_) left -= segments_[first_data_].iov_len;
+  for (first_data_ = 0; left >= segments_[first_data_].iov_len && left > 0; ++first_data_)
+    left -= segments_[first_data_].iov_len;
   if (left == 0) return;
   iovec& shared = segments_[first_data_];
   shared.iov_base = static_cast<std::byte*>(shared.iov_base) + left;
@@ -90,12 +91,15 @@ BlkRequest::Next BlkRequest::parse_id(const BlkDevice& device) {
 BlkRequest::Next BlkRequest::parse_ranges(const BlkDevice& device, bool discard) {
   type = discard ? IoType::kDiscard : IoType::kWriteZeroes;
   if (device.readonly()) return finished(BlkStatus::kIoErr);
-  if ((device.features() & (discard ? kBlkFeatureDiscard : kBlkFeatureWriteZeroes)) == 0) return finished(BlkStatus::kUnsupp);
+  if ((device.features() & (discard ? kBlkFeatureDiscard : kBlkFeatureWriteZeroes)) == 0)
+    return finished(BlkStatus::kUnsupp);
   const uint64_t bytes = chain_.readable_bytes - sizeof(BlkRequestHeader);
-  if (bytes == 0 || bytes % sizeof(BlkDiscardSegment) != 0 || bytes > sizeof(ranges_)) return finished(BlkStatus::kIoErr);
+  if (bytes == 0 || bytes % sizeof(BlkDiscardSegment) != 0 || bytes > sizeof(ranges_))
+    return finished(BlkStatus::kIoErr);
   range_count_ = static_cast<uint32_t>(bytes / sizeof(BlkDiscardSegment));
   // Copied once, then checked: the guest may change its own at any time.
-  IovCursor(std::span(segments_).subspan(first_data_, chain_.readable - first_data_)).copy_out(std::as_writable_bytes(std::span(ranges_).first(range_count_)));
+  IovCursor(std::span(segments_).subspan(first_data_, chain_.readable - first_data_))
+      .copy_out(std::as_writable_bytes(std::span(ranges_).first(range_count_)));
   const uint64_t sectors = device.size_bytes() / kSectorSize;
   for (const BlkDiscardSegment& range : std::span(ranges_).first(range_count_)) {
     // "The device MUST set the status to UNSUPP if any unknown flag is set", and for unmap in a discard.
@@ -121,7 +125,8 @@ bool BlkRequest::next_step(bool write_through) {
     load_range();
     return true;
   }
-  if (!write_through || (type != IoType::kWrite && type != IoType::kDiscard && type != IoType::kWriteZeroes)) return false;
+  if (!write_through || (type != IoType::kWrite && type != IoType::kDiscard && type != IoType::kWriteZeroes))
+    return false;
   range_count_ = 0;
   type = IoType::kFlush;
   return true;

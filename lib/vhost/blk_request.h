@@ -64,9 +64,9 @@ class BlkRequest : public BlockIo {
 
   Chain chain_;
   std::vector<iovec> segments_;
-  uint32_t first_data_ = 0;       // in segments_, once the header is gone
+  uint32_t first_data_ = 0;  // in segments_, once the header is gone
   std::byte* status_byte_ = nullptr;
-  uint32_t written_ = 0;          // device-writable bytes filled, without the status
+  uint32_t written_ = 0;  // device-writable bytes filled, without the status
   RingFault fault_ = RingFault::kNone;
   BlkStatus blk_status_ = BlkStatus::kOk;
   uint32_t range_ = 0;

@@ -9,7 +9,9 @@
 
 namespace sluice::vhost {
 
-Result<> Connection::start(LwThread& thread) { return thread.add_source(*this, socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET); }
+Result<> Connection::start(LwThread& thread) {
+  return thread.add_source(*this, socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+}
 
 void Connection::shut_down() { ::shutdown(socket_.get(), SHUT_RDWR); }
 
@@ -20,8 +22,10 @@ void Connection::on_event(uint32_t events) {
 
 Task<Result<WireMessage>> Connection::read() {
   WireMessage message;
-  if (auto got = co_await read_bytes(std::as_writable_bytes(std::span(&message.header, 1)), &message.fds); !got) co_return std::unexpected(got.error());
-  if ((message.header.flags & kVersionMask) != kVersion || (message.header.flags & kReplyFlag) != 0) co_return fail(EPROTO, "this is not a vhost-user request");
+  if (auto got = co_await read_bytes(std::as_writable_bytes(std::span(&message.header, 1)), &message.fds); !got)
+    co_return std::unexpected(got.error());
+  if ((message.header.flags & kVersionMask) != kVersion || (message.header.flags & kReplyFlag) != 0)
+    co_return fail(EPROTO, "this is not a vhost-user request");
   if (message.header.size > kMaxPayloadSize) co_return fail(EPROTO, "a message announces too large a payload");
   message.payload.resize(message.header.size);
   if (auto got = co_await read_bytes(message.payload, nullptr); !got) co_return std::unexpected(got.error());

@@ -5,11 +5,16 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 
 namespace sluice::vhost {
 
 Controller::Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread)
-    : name_(std::move(name)), socket_path_(std::move(socket_path)), listener_fd_(std::move(listener)), thread_(thread), listener_(*this) {}
+    : name_(std::move(name)),
+      socket_path_(std::move(socket_path)),
+      listener_fd_(std::move(listener)),
+      thread_(thread),
+      listener_(*this) {}
 
 Controller::~Controller() { CHECK(session_ == nullptr && !channel_ && handle_ == nullptr); }
 
@@ -34,7 +39,7 @@ Task<> Controller::stop() {
 
 Task<ControllerInfo> Controller::info() {
   ControllerInfo info{.name = name_,
-                      .socket_path = socket_path_,
+                      .socket_path = std::filesystem::absolute(socket_path_).lexically_normal().string(),
                       .cpumask = thread_.cpumask().to_string(),
                       .bdev_name = handle_ != nullptr ? handle_->bdev().name() : "",
                       .readonly = device_->readonly(),
@@ -58,7 +63,8 @@ void Controller::on_resize() {
 
 // Not spawned when the controller is stopping: then stop() lets go of the bdev anyway.
 void Controller::on_remove() {
-  log(LogLevel::kNotice, LogFlag::kVhost, "controller {}: bdev {} is removed; its requests fail from now on", name_, handle_->bdev().name());
+  log(LogLevel::kNotice, LogFlag::kVhost, "controller {}: bdev {} is removed; its requests fail from now on", name_,
+      handle_->bdev().name());
   std::ignore = gate_.spawn(let_go_of_bdev());
 }
 
@@ -94,7 +100,9 @@ void Controller::accept_next() {
   UniqueFd socket(::accept4(listener_fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!socket) {
     if (errno != EAGAIN && errno != ECONNABORTED) {
-      log(LogLevel::kError, LogFlag::kVhost, "controller {}: cannot accept a front end: {}; raise the limit of open files (ulimit -n)", name_, std::strerror(errno));
+      log(LogLevel::kError, LogFlag::kVhost,
+          "controller {}: cannot accept a front end: {}; raise the limit of open files (ulimit -n)", name_,
+          std::strerror(errno));
     }
     return;
   }
@@ -104,7 +112,8 @@ void Controller::accept_next() {
 Task<> Controller::serve(UniqueFd socket) {
   const uint64_t id = next_session_id_++;
   log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: a front end has connected, session {}", name_, id);
-  session_ = std::make_unique<Session>(id, thread_, *device_, static_cast<BdevChannel*>(channel_.get()), std::move(socket));
+  session_ =
+      std::make_unique<Session>(id, thread_, *device_, static_cast<BdevChannel*>(channel_.get()), std::move(socket));
   co_await session_->run();
   session_.reset();
   accept_next();

@@ -2,7 +2,8 @@
 //
 // A front end is served at a time; others that connect wait in the socket's backlog until it has gone.
 //
-// Thread:     the public functions on the application's lightweight thread; everything that serves the front end runs on
+// Thread:     the public functions on the application's lightweight thread; everything that serves the front end runs
+// on
 //             the controller's own, which the Target made for it.
 // Ownership:  the Target's. Owns socket, session and the open bdev; borrows its thread.
 #pragma once

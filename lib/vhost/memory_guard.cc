@@ -42,8 +42,8 @@ std::atomic<uint32_t> MemoryGuard::losses_{0};
 void MemoryGuard::on_sigbus(int /*signal*/, siginfo_t* info, void* /*context*/) {
   MemoryGuard::Slot* slot = find_slot(reinterpret_cast<uintptr_t>(info->si_addr));
   void* const start = slot == nullptr ? nullptr : reinterpret_cast<void*>(slot->start.load(std::memory_order_relaxed));
-  if (slot == nullptr || ::mmap(start, slot->bytes.load(std::memory_order_relaxed), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
-                                0) == MAP_FAILED) {
+  if (slot == nullptr || ::mmap(start, slot->bytes.load(std::memory_order_relaxed), PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
     // Not ours: the access is repeated, and ends the process the way it would have without us.
     ::sigaction(SIGBUS, &previous_action, nullptr);
     return;
@@ -56,7 +56,7 @@ MemoryGuard::Slot& MemoryGuard::take_slot() {
   const std::lock_guard lock(slots_mutex);
   static bool installed = false;
   if (!std::exchange(installed, true)) {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_sigbus;
     action.sa_flags = SA_SIGINFO;
     sigemptyset(&action.sa_mask);

@@ -23,7 +23,11 @@ class MemoryMap::Mapping {
   };
 
   Mapping(const Key& key, void* address, size_t mapped_bytes, std::byte* start)
-      : key_(key), address_(address), mapped_bytes_(mapped_bytes), start_(start), guard_(std::make_unique<MemoryGuard>(address, mapped_bytes)) {}
+      : key_(key),
+        address_(address),
+        mapped_bytes_(mapped_bytes),
+        start_(start),
+        guard_(std::make_unique<MemoryGuard>(address, mapped_bytes)) {}
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   ~Mapping() {
@@ -36,14 +40,16 @@ class MemoryMap::Mapping {
   bool lost() const { return guard_->lost(); }
 
   static Result<std::shared_ptr<const Mapping>> make(const Key& key, const struct stat& info, int fd) {
-    if (S_ISREG(info.st_mode) && (key.size > static_cast<uint64_t>(info.st_size) || key.offset > static_cast<uint64_t>(info.st_size) - key.size)) {
+    if (S_ISREG(info.st_mode) && (key.size > static_cast<uint64_t>(info.st_size) ||
+                                  key.offset > static_cast<uint64_t>(info.st_size) - key.size)) {
       return fail(EINVAL, "the memory region is larger than its file");
     }
     // The block size of a hugetlbfs file is its page size, which offset and length of a mapping are multiples of.
     const uint64_t page = std::max<uint64_t>(4096, static_cast<uint64_t>(info.st_blksize));
     const uint64_t lead = key.offset % page;
     const uint64_t bytes = (lead + key.size + page - 1) / page * page;
-    void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(key.offset - lead));
+    void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
+                           static_cast<off_t>(key.offset - lead));
     if (address == MAP_FAILED) return fail_errno("cannot map a memory region");
     // A guest's memory in a core dump is the guest's secret, and large.
     ::madvise(address, bytes, MADV_DONTDUMP);
@@ -67,18 +73,21 @@ bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return 
 
 Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const {
   if (region.size == 0) return fail(EINVAL, "a memory region is empty");
-  if (wraps(region.guest_address, region.size) || wraps(region.user_address, region.size) || wraps(region.mmap_offset, region.size)) {
+  if (wraps(region.guest_address, region.size) || wraps(region.user_address, region.size) ||
+      wraps(region.mmap_offset, region.size)) {
     return fail(EINVAL, "a memory region wraps around");
   }
   if (regions_.size() >= kMaxMemSlots) return fail(ENOSPC, "there are too many memory regions");
   for (const Region& other : regions_) {
-    if (overlap(region.guest_address, region.size, other.guest_address, other.size) || overlap(region.user_address, region.size, other.user_address, other.size)) {
+    if (overlap(region.guest_address, region.size, other.guest_address, other.size) ||
+        overlap(region.user_address, region.size, other.user_address, other.size)) {
       return fail(EINVAL, "memory regions overlap");
     }
   }
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd.get(), &info) != 0) return fail_errno("cannot look at a memory region's descriptor");
-  const Mapping::Key key{.device = info.st_dev, .inode = info.st_ino, .offset = region.mmap_offset, .size = region.size};
+  const Mapping::Key key{
+      .device = info.st_dev, .inode = info.st_ino, .offset = region.mmap_offset, .size = region.size};
   std::shared_ptr<const Mapping> mapping;
   for (const Region& other : reuse.regions_) {
     if (other.mapping->key() == key) mapping = other.mapping;
@@ -89,14 +98,16 @@ Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd
     mapping = std::move(*made);
   }
   MemoryMap map = *this;
-  map.regions_.push_back({region.guest_address, region.size, region.user_address, mapping->start(), std::move(mapping)});
+  map.regions_.push_back(
+      {region.guest_address, region.size, region.user_address, mapping->start(), std::move(mapping)});
   return map;
 }
 
 Result<MemoryMap> MemoryMap::without(const MemoryRegion& region) const {
   MemoryMap map = *this;
   const size_t removed = std::erase_if(map.regions_, [&region](const Region& other) {
-    return other.guest_address == region.guest_address && other.user_address == region.user_address && other.size == region.size;
+    return other.guest_address == region.guest_address && other.user_address == region.user_address &&
+           other.size == region.size;
   });
   if (removed == 0) return fail(ENOENT, "there is no such memory region");
   return map;

@@ -11,8 +11,8 @@
 namespace sluice::vhost {
 namespace {
 
-constexpr uint64_t kOfferedProtocolFeatures =
-    kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq | kProtocolConfigureMemSlots | kProtocolResetDevice;
+constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
+                                              kProtocolConfigureMemSlots | kProtocolResetDevice;
 
 template <typename Payload>
 Payload payload_of(const WireMessage& message) {
@@ -27,20 +27,24 @@ std::vector<std::byte> bytes_of(const Payload& payload) {
   return {bytes.begin(), bytes.end()};
 }
 
-// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long. Call
-// and error descriptors may also be pipes or sockets (UML's are). All are made non-blocking here; the front end shares the file's
-// flags and could undo that, but a write blocks only when it has not looked for 2^64 calls, or read from a full pipe.
+// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long.
+// Call and error descriptors may also be pipes or sockets (UML's are). All are made non-blocking here; the front end
+// shares the file's flags and could undo that, but a write blocks only when it has not looked for 2^64 calls, or read
+// from a full pipe.
 Result<> prepare_ring_fd(const UniqueFd& fd, bool is_kick) {
   std::array<char, 64> link{};
   const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
   const ssize_t length = ::readlink(path.c_str(), link.data(), link.size());
   if (length < 0) return fail_errno("cannot look at a descriptor");
   const std::string_view kind(link.data(), static_cast<size_t>(length));
-  if (!kind.starts_with("anon_inode:[eventfd") && (is_kick || !(kind.starts_with("pipe:") || kind.starts_with("socket:")))) {
-    return fail(EINVAL, is_kick ? "a kick descriptor is not an eventfd" : "a call or error descriptor is not an eventfd, pipe or socket");
+  if (!kind.starts_with("anon_inode:[eventfd") &&
+      (is_kick || !(kind.starts_with("pipe:") || kind.starts_with("socket:")))) {
+    return fail(EINVAL, is_kick ? "a kick descriptor is not an eventfd"
+                                : "a call or error descriptor is not an eventfd, pipe or socket");
   }
   const int flags = ::fcntl(fd.get(), F_GETFL);
-  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) return fail_errno("cannot make a descriptor non-blocking");
+  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0)
+    return fail_errno("cannot make a descriptor non-blocking");
   return {};
 }
 
@@ -99,8 +103,10 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
     at(Request::kGetConfig) = {&Session::get_config, sizeof(ConfigHeader), kMaxPayloadSize};
     at(Request::kSetConfig) = {&Session::set_config, sizeof(ConfigHeader), kMaxPayloadSize};
     fixed(Request::kResetDevice, &Session::reset_device, 0);
-    for (const Request request : {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetStatus, Request::kGetSharedObject,
-                                  Request::kSetDeviceStateFd, Request::kCheckDeviceState, Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
+    for (const Request request :
+         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetStatus,
+          Request::kGetSharedObject, Request::kSetDeviceStateFd, Request::kCheckDeviceState, Request::kGetShmemConfig,
+          Request::kGetVringBaseSkipDrain}) {
       at(request).unanswerable = true;
     }
     return rules;
@@ -126,14 +132,16 @@ Task<> Session::run() {
     going = co_await handle(*message);
   }
   const bool gone = going.error().code == ECONNRESET;
-  log(gone ? LogLevel::kInfo : LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {} ends: {}", device_.name(), id_, going.error().what);
+  log(gone ? LogLevel::kInfo : LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {} ends: {}",
+      device_.name(), id_, going.error().what);
   co_await tear_down();
 }
 
 Task<Result<>> Session::handle(WireMessage& message) {
-  log(LogLevel::kDebug, LogFlag::kVhost, "controller {}: session {}: message {}, flags {:#x}, {} bytes, {} descriptors", device_.name(), id_, message.header.request,
-      message.header.flags, message.header.size, message.fds.size());
-  // Before the handler runs: SET_PROTOCOL_FEATURES that brings REPLY_ACK is itself to be acknowledged (UML waits for it).
+  log(LogLevel::kDebug, LogFlag::kVhost, "controller {}: session {}: message {}, flags {:#x}, {} bytes, {} descriptors",
+      device_.name(), id_, message.header.request, message.header.flags, message.header.size, message.fds.size());
+  // Before the handler runs: SET_PROTOCOL_FEATURES that brings REPLY_ACK is itself to be acknowledged (UML waits for
+  // it).
   bool acknowledge = message.need_reply() && (protocol_features_ & kProtocolReplyAck) != 0;
   // What nobody knows and nobody waits for does no harm: it is passed over.
   bool harmless = true;
@@ -143,7 +151,8 @@ Task<Result<>> Session::handle(WireMessage& message) {
     if (rule.unanswerable) co_return fail(EPROTO, "a message that was not negotiated wants an answer");
     if (rule.handler != nullptr) {
       harmless = false;
-      if (message.header.size < rule.min_payload || message.header.size > rule.max_payload) co_return fail(EPROTO, "a message has the wrong size");
+      if (message.header.size < rule.min_payload || message.header.size > rule.max_payload)
+        co_return fail(EPROTO, "a message has the wrong size");
       if (message.fds.size() > rule.max_fds) {
         outcome.result = fail(EPROTO, "a message has too many descriptors");
       } else {
@@ -152,15 +161,18 @@ Task<Result<>> Session::handle(WireMessage& message) {
     }
   }
   message.fds.clear();
-  if (message.request() == Request::kSetProtocolFeatures && message.need_reply()) acknowledge |= (protocol_features_ & kProtocolReplyAck) != 0;
+  if (message.request() == Request::kSetProtocolFeatures && message.need_reply())
+    acknowledge |= (protocol_features_ & kProtocolReplyAck) != 0;
 
   if (outcome.has_reply && outcome.result) {
-    const Header header{.request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
+    const Header header{
+        .request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
     co_return co_await connection_.write(header, outcome.reply);
   }
   if (!outcome.result) {
     if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
-      log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {}: message {} is refused: {} ({} such lines held back)", device_.name(), id_,
+      log(LogLevel::kWarning, LogFlag::kVhost,
+          "controller {}: session {}: message {} is refused: {} ({} such lines held back)", device_.name(), id_,
           message.header.request, outcome.result.error().what, held_back);
     }
     // A front end that waits for a reply gets a refusal; one that does not could not know, and must not go on.
@@ -199,7 +211,8 @@ void Session::notify_config_change() {
   // handler, which could not be served while this waited.
   const Header header{.request = static_cast<uint32_t>(BackendRequest::kConfigChangeMsg), .flags = kVersion, .size = 0};
   if (::send(backend_channel_.get(), &header, sizeof(header), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(header)) {
-    log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {}: the front end could not be told of the new capacity: {}", device_.name(), id_,
+    log(LogLevel::kWarning, LogFlag::kVhost,
+        "controller {}: session {}: the front end could not be told of the new capacity: {}", device_.name(), id_,
         std::strerror(errno));
   }
 }
@@ -224,7 +237,8 @@ BlkQueue* Session::queue(uint32_t index) {
 // Starts or stops a ring, as its state now demands. A ring runs when it is started, enabled, set up, and its addresses
 // are within the guest's memory; a broken one waits until it is started anew.
 Task<> Session::update(BlkQueue& queue) {
-  const bool should_run = queue.started() && queue.enabled(rings_enabled_by_default()) && queue.configured() && queue.fault() == RingFault::kNone;
+  const bool should_run = queue.started() && queue.enabled(rings_enabled_by_default()) && queue.configured() &&
+                          queue.fault() == RingFault::kNone;
   if (should_run && !queue.running()) queue.run(memory_, features_, channel_, write_through());
   if (!should_run && queue.running()) co_await queue.stop();
 }
@@ -277,7 +291,8 @@ Task<Session::Outcome> Session::get_max_mem_slots(WireMessage&) {
 }
 
 Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
-  if ((protocol_features_ & kProtocolBackendReq) == 0) co_return Outcome{.result = fail(EINVAL, "BACKEND_REQ was not negotiated")};
+  if ((protocol_features_ & kProtocolBackendReq) == 0)
+    co_return Outcome{.result = fail(EINVAL, "BACKEND_REQ was not negotiated")};
   if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "the back-end channel needs one descriptor")};
   backend_channel_ = std::move(message.fds[0]);
   co_return Outcome{};
@@ -295,10 +310,13 @@ void Session::set_memory(MemoryMap map) {
 Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
   const uint32_t count = payload_of<MemTableHeader>(message).num_regions;
   const bool slots = (protocol_features_ & kProtocolConfigureMemSlots) != 0;
-  if (count > (slots ? kMaxRegions : kMaxRegionsBaseline)) co_return Outcome{.result = fail(EINVAL, "a memory table has too many regions")};
+  if (count > (slots ? kMaxRegions : kMaxRegionsBaseline))
+    co_return Outcome{.result = fail(EINVAL, "a memory table has too many regions")};
   // Bytes after the last region do not matter: UML always sends room for two.
-  if (message.payload.size() < mem_table_size(count)) co_return Outcome{.result = fail(EINVAL, "a memory table is shorter than it says")};
-  if (message.fds.size() != count) co_return Outcome{.result = fail(EINVAL, "a memory table needs one descriptor for each region")};
+  if (message.payload.size() < mem_table_size(count))
+    co_return Outcome{.result = fail(EINVAL, "a memory table is shorter than it says")};
+  if (message.fds.size() != count)
+    co_return Outcome{.result = fail(EINVAL, "a memory table needs one descriptor for each region")};
   MemoryMap map;
   for (uint32_t i = 0; i < count; ++i) {
     MemoryRegion region;
@@ -315,7 +333,8 @@ Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
 }
 
 Task<Session::Outcome> Session::add_mem_reg(WireMessage& message) {
-  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0) co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
+  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0)
+    co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
   if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "a memory region needs one descriptor")};
   auto with = memory_->with(payload_of<SingleMemoryRegion>(message).region, message.fds[0], *memory_);
   if (!with) co_return Outcome{.result = std::unexpected(with.error())};
@@ -327,7 +346,8 @@ Task<Session::Outcome> Session::add_mem_reg(WireMessage& message) {
 }
 
 Task<Session::Outcome> Session::rem_mem_reg(WireMessage& message) {
-  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0) co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
+  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0)
+    co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
   auto without = memory_->without(payload_of<SingleMemoryRegion>(message).region);
   if (!without) co_return Outcome{.result = std::unexpected(without.error())};
   set_memory(std::move(*without));
@@ -341,7 +361,8 @@ Task<Session::Outcome> Session::set_vring_num(WireMessage& message) {
   BlkQueue* ring = queue(index);
   if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
   if (ring->running()) co_return Outcome{.result = fail(EBUSY, "a ring's size cannot change while it runs")};
-  if (num > kMaxQueueSize || !std::has_single_bit(num)) co_return Outcome{.result = fail(EINVAL, "a ring's size is not a power of two up to 1024")};
+  if (num > kMaxQueueSize || !std::has_single_bit(num))
+    co_return Outcome{.result = fail(EINVAL, "a ring's size is not a power of two up to 1024")};
   ring->set_size(static_cast<uint16_t>(num));
   co_return Outcome{};
 }
@@ -390,7 +411,9 @@ Result<RingFd> ring_fd_of(WireMessage& message, bool is_kick) {
   const uint64_t value = payload_of<U64Payload>(message).value;
   const bool none = (value & kVringNoFdFlag) != 0;
   if ((value & ~(kVringIndexMask | kVringNoFdFlag)) != 0) return fail(EINVAL, "a ring's index is out of range");
-  if (none != message.fds.empty()) return fail(EINVAL, none ? "a descriptor came with a message that says there is none" : "a message lacks its descriptor");
+  if (none != message.fds.empty())
+    return fail(EINVAL,
+                none ? "a descriptor came with a message that says there is none" : "a message lacks its descriptor");
   RingFd ring{.index = static_cast<uint32_t>(value & kVringIndexMask), .fd = {}};
   if (none) return ring;
   if (auto prepared = prepare_ring_fd(message.fds[0], is_kick); !prepared) return std::unexpected(prepared.error());
@@ -451,7 +474,8 @@ Task<Session::Outcome> Session::get_config(WireMessage& message) {
   const BlkConfig config = device_.config(writeback_);
   std::array<std::byte, kMaxConfigSize> space{};
   std::memcpy(space.data(), &config, sizeof(config));
-  if (request.size > kMaxConfigSize || request.offset > kMaxConfigSize - request.size || message.payload.size() != config_message_size(request.size)) {
+  if (request.size > kMaxConfigSize || request.offset > kMaxConfigSize - request.size ||
+      message.payload.size() != config_message_size(request.size)) {
     co_return Outcome{.reply = {}, .has_reply = true};  // "a zero-length payload indicates an error"
   }
   std::vector<std::byte> reply = bytes_of(request);
@@ -461,8 +485,10 @@ Task<Session::Outcome> Session::get_config(WireMessage& message) {
 
 Task<Session::Outcome> Session::set_config(WireMessage& message) {
   const auto request = payload_of<ConfigHeader>(message);
-  if (request.size > kMaxConfigSize || message.payload.size() != config_message_size(request.size)) co_return Outcome{.result = fail(EINVAL, "a configuration write is shorter than it says")};
-  if (request.offset != offsetof(BlkConfig, writeback) || request.size != 1) co_return Outcome{.result = fail(EINVAL, "only the write cache setting can be written")};
+  if (request.size > kMaxConfigSize || message.payload.size() != config_message_size(request.size))
+    co_return Outcome{.result = fail(EINVAL, "a configuration write is shorter than it says")};
+  if (request.offset != offsetof(BlkConfig, writeback) || request.size != 1)
+    co_return Outcome{.result = fail(EINVAL, "only the write cache setting can be written")};
   const auto value = static_cast<uint8_t>(message.payload[sizeof(ConfigHeader)]);
   if (value > 1) co_return Outcome{.result = fail(EINVAL, "the write cache setting is 0 or 1")};
   writeback_ = value == 1;

@@ -57,8 +57,8 @@ class Session {
  private:
   // What a handler has to say to the front end.
   struct Outcome {
-    Result<> result;                 // a refusal is acknowledged with 1, or ends the session if nobody waits for it
-    std::vector<std::byte> reply;    // the payload of a message's own reply
+    Result<> result;               // a refusal is acknowledged with 1, or ends the session if nobody waits for it
+    std::vector<std::byte> reply;  // the payload of a message's own reply
     bool has_reply = false;
   };
   using Handler = Task<Outcome> (Session::*)(WireMessage&);

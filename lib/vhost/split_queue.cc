@@ -40,7 +40,9 @@ const char* to_string(RingFault fault) {
 }
 
 bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features) {
-  if (addresses.desc % kSplitDescAlignment != 0 || addresses.avail % kSplitAvailAlignment != 0 || addresses.used % kSplitUsedAlignment != 0) return false;
+  if (addresses.desc % kSplitDescAlignment != 0 || addresses.avail % kSplitAvailAlignment != 0 ||
+      addresses.used % kSplitUsedAlignment != 0)
+    return false;
   std::byte* desc = map.translate_user(addresses.desc, split_desc_bytes(size));
   std::byte* avail = map.translate_user(addresses.avail, split_avail_bytes(size));
   std::byte* used = map.translate_user(addresses.used, split_used_bytes(size));
@@ -86,8 +88,8 @@ RingFault SplitQueue::read_chain(const MemoryMap& map, Chain& chain) const {
 
     if ((desc.flags & kDescIndirect) != 0) {
       // "The driver MUST NOT set both NEXT and INDIRECT", nor nest tables; plain descriptors may come before one.
-      if (in_indirect || !indirect_ || (desc.flags & kDescNext) != 0 || desc.len == 0 || desc.len % sizeof(SplitDesc) != 0 ||
-          desc.len / sizeof(SplitDesc) > kMaxChainLength) {
+      if (in_indirect || !indirect_ || (desc.flags & kDescNext) != 0 || desc.len == 0 ||
+          desc.len % sizeof(SplitDesc) != 0 || desc.len / sizeof(SplitDesc) > kMaxChainLength) {
         return RingFault::kBadIndirect;
       }
       std::vector<iovec>& segments = *chain.segments;
@@ -137,7 +139,8 @@ bool SplitQueue::publish() {
   const uint16_t before = published_index_;
   published_index_ = used_index_;
   __atomic_store_n(&used_->idx, used_index_, __ATOMIC_RELEASE);
-  // The index must be visible before we look whether the driver wants to know: it sets its wish, then looks at the index.
+  // The index must be visible before we look whether the driver wants to know: it sets its wish, then looks at the
+  // index.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (event_idx_) return need_event(__atomic_load_n(used_event_, __ATOMIC_RELAXED), used_index_, before);
   return (__atomic_load_n(&avail_->flags, __ATOMIC_RELAXED) & kAvailNoInterrupt) == 0;

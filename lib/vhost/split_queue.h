@@ -2,8 +2,8 @@
 // and decides who has to be notified.
 //
 // Thread:     the queue's.
-// Ownership:  borrows the ring's memory, which the guest may change at any moment: each field is read once, then checked.
-// Source:     virtio 1.3, "Split Virtqueues", "Used Buffer Notification Suppression".
+// Ownership:  borrows the ring's memory, which the guest may change at any moment: each field is read once, then
+// checked. Source:     virtio 1.3, "Split Virtqueues", "Used Buffer Notification Suppression".
 #pragma once
 
 #include <atomic>
@@ -20,26 +20,26 @@ namespace sluice::vhost {
 // Why a ring cannot be served any further.
 enum class RingFault : uint8_t {
   kNone,
-  kAvailJump,       // the available index is further ahead than the ring is long
-  kBadDescriptor,   // a descriptor index is not in the ring or table
-  kChainTooLong,    // a chain is longer than the ring or the limit: it loops
-  kNotMapped,       // a buffer lies outside the guest's memory
-  kBadIndirect,     // an indirect table is empty, nested, not negotiated, not a multiple of 16 bytes, or continues
-  kBadOrder,        // a device-readable descriptor follows a device-writable one
-  kNoHeader,        // the request's header is incomplete
-  kNoStatus,        // there is no byte for the status
-  kTooLarge,        // more data than a request may have
-  kTooMany,         // more requests in flight than the ring has descriptors
-  kMemoryLost,      // the front end has cut off the guest's memory
+  kAvailJump,      // the available index is further ahead than the ring is long
+  kBadDescriptor,  // a descriptor index is not in the ring or table
+  kChainTooLong,   // a chain is longer than the ring or the limit: it loops
+  kNotMapped,      // a buffer lies outside the guest's memory
+  kBadIndirect,    // an indirect table is empty, nested, not negotiated, not a multiple of 16 bytes, or continues
+  kBadOrder,       // a device-readable descriptor follows a device-writable one
+  kNoHeader,       // the request's header is incomplete
+  kNoStatus,       // there is no byte for the status
+  kTooLarge,       // more data than a request may have
+  kTooMany,        // more requests in flight than the ring has descriptors
+  kMemoryLost,     // the front end has cut off the guest's memory
 };
 const char* to_string(RingFault fault);
 
 // A chain of descriptors, translated: first what the device reads, then what it writes.
 struct Chain {
   uint16_t head = 0;
-  uint32_t readable = 0;           // how many of the segments are device-readable
-  uint64_t readable_bytes = 0;     //
-  uint64_t writable_bytes = 0;     //
+  uint32_t readable = 0;                   // how many of the segments are device-readable
+  uint64_t readable_bytes = 0;             //
+  uint64_t writable_bytes = 0;             //
   std::vector<iovec>* segments = nullptr;  // borrowed; cleared and filled by read_chain()
 };
 

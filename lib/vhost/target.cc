@@ -8,21 +8,24 @@
 
 namespace sluice::vhost {
 
-Target::Target(ThreadDirectory& threads, BdevManager& bdevs, Options options) : threads_(threads), bdevs_(bdevs), options_(std::move(options)) {
+Target::Target(ThreadDirectory& threads, BdevManager& bdevs, Options options)
+    : threads_(threads), bdevs_(bdevs), options_(std::move(options)) {
   std::signal(SIGPIPE, SIG_IGN);
 }
 
 Target::~Target() { CHECK(entries_.empty()); }
 
 Task<Result<>> Target::create_controller(ControllerOptions options) {
-  if (options.name.empty() || options.name.contains('/')) co_return fail(EINVAL, "a controller's name is a file name, without slashes");
+  if (options.name.empty() || options.name.contains('/'))
+    co_return fail(EINVAL, "a controller's name is a file name, without slashes");
   if (entries_.contains(options.name)) co_return fail(EEXIST, "a controller of this name exists");
   Bdev* bdev = bdevs_.find(options.bdev_name);
   if (bdev == nullptr) co_return fail(ENODEV, "there is no bdev of this name");
   const std::string path = options_.socket_directory + "/" + options.name;
   auto listener = listen_unix(path, options_.socket_mode);
   if (!listener) co_return std::unexpected(listener.error());
-  auto thread = threads_.create("vhost." + options.name, options.cpumask.none() ? threads_.all_cpus() : options.cpumask);
+  auto thread =
+      threads_.create("vhost." + options.name, options.cpumask.none() ? threads_.all_cpus() : options.cpumask);
   if (!thread) {
     ::unlink(path.c_str());
     co_return std::unexpected(thread.error());

@@ -23,9 +23,9 @@ class Target {
     mode_t socket_mode = 0600;
   };
   struct ControllerOptions {
-    std::string name;       // the socket's name within the directory
+    std::string name;  // the socket's name within the directory
     std::string bdev_name;
-    CpuMask cpumask;        // empty: any core
+    CpuMask cpumask;  // empty: any core
     bool readonly = false;
   };
 
@@ -34,8 +34,8 @@ class Target {
   // Requires: remove_all() has completed, or nothing was created (checked).
   ~Target();
 
-  // Errors: EINVAL (the name is empty or has a slash; the mask has no reactor), EEXIST, ENODEV (no such bdev), EROFS (the
-  // bdev is read-only and the controller is not), those of listen_unix(). Nothing is left of a failed one.
+  // Errors: EINVAL (the name is empty or has a slash; the mask has no reactor), EEXIST, ENODEV (no such bdev), EROFS
+  // (the bdev is read-only and the controller is not), those of listen_unix(). Nothing is left of a failed one.
   Task<Result<>> create_controller(ControllerOptions options);
   // Its front end is cut off; requests in flight complete first. Errors: ENODEV.
   Task<Result<>> remove_controller(std::string name);

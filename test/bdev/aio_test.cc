@@ -263,8 +263,9 @@ TEST_P(AioTest, AllocatesNothingPerRequest) {
   TestIo read(IoType::kRead, 65'536, {buffer.bytes(0, 4096), buffer.bytes(4096, 4096)});
   TestIo flush(IoType::kFlush, 0, uint64_t{0});
   TestIo discard(IoType::kDiscard, 131'072, 65'536);
-  const auto round = [&] {
-    for (int i = 0; i < 50; ++i) {
+  constexpr uint64_t kRounds = 50;
+  const auto rounds = [&] {
+    for (uint64_t i = 0; i < kRounds; ++i) {
       for (TestIo* io : {&write, &read, &flush, &discard}) {
         if (io == &discard && !discards) continue;
         io->done = false;
@@ -273,10 +274,11 @@ TEST_P(AioTest, AllocatesNothingPerRequest) {
       while (!write.done || !read.done || !flush.done || (discards && !discard.done)) world_.hosts.turn();
     }
   };
-  round();
+  rounds();
   const uint64_t before = allocation_count();
-  round();
-  EXPECT_EQ(allocation_count(), before);
+  rounds();
+  // Any kind of request would add one per round; the pool may happen to start its second thread.
+  EXPECT_LT(allocation_count() - before, kRounds);
 }
 
 // --- What does not depend on the kind of file ---

@@ -29,8 +29,10 @@ void TargetFixture::SetUp() {
   const char* external = std::getenv("SLUICE_TEST_SOCKET");
   if (external == nullptr) {
     in_process_ = true;
-    target_ = std::make_unique<Target>(InProcessTarget::Options{
-        .size_bytes = options_.size_bytes, .block_size = options_.block_size, .readonly = options_.readonly, .num_controllers = options_.num_controllers});
+    target_ = std::make_unique<Target>(InProcessTarget::Options{.size_bytes = options_.size_bytes,
+                                                                .block_size = options_.block_size,
+                                                                .readonly = options_.readonly,
+                                                                .num_controllers = options_.num_controllers});
     for (unsigned i = 0; i < options_.num_controllers; ++i) sockets_.push_back(target_->socket_path(i));
     return;
   }
