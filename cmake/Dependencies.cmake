@@ -9,6 +9,7 @@ find_package(benchmark REQUIRED)
 pkg_check_modules(JSONCPP REQUIRED IMPORTED_TARGET jsoncpp)
 pkg_check_modules(UUID REQUIRED IMPORTED_TARGET uuid)
 find_library(AIO_LIBRARY aio REQUIRED)
+find_library(URING_LIBRARY uring REQUIRED)
 
 # Of DPDK only the ring is used, without its environment layer: librte_ring and what it refers to.
 # The C11 memory model makes the ring's ordering visible to ThreadSanitizer and costs nothing on x86.

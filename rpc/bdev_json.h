@@ -11,8 +11,15 @@ class Bdev;
 
 namespace sluice::rpc {
 
-// bdev_malloc_*, bdev_null_*, bdev_aio_*.
+// bdev_malloc_*, bdev_null_*, bdev_aio_*, bdev_uring_*.
 void add_bdev_module_methods(MethodTable& table, RpcContext& context);
+
+// bdev_virtio_*.
+void add_virtio_methods(MethodTable& table, RpcContext& context);
+// If it is a virtio bdev: adds what only these have.
+void describe_virtio(const Bdev& bdev, Json::Value& driver_specific);
+// The call that attaches it again; null if it is another bdev.
+Json::Value attaching_call(const Bdev& bdev);
 
 // What only bdevs of this module have.
 Json::Value driver_specific(const Bdev& bdev);

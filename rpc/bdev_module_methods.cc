@@ -1,4 +1,4 @@
-// bdev_malloc_*, bdev_null_*, bdev_aio_*: making, changing and removing the devices of each module.
+// bdev_malloc_*, bdev_null_*, bdev_aio_*, bdev_uring_*: making, changing and removing the devices of each module.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -6,6 +6,7 @@
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/malloc/malloc_bdev.h"
 #include "lib/bdev/null/null_bdev.h"
+#include "lib/bdev/uring/uring_bdev.h"
 #include "rpc/bdev_json.h"
 #include "rpc/methods.h"
 
@@ -57,6 +58,14 @@ struct CreateAio {
   bool fallocate = false;
   std::optional<Uuid> uuid;
   bool nowait = false;
+};
+
+struct CreateUring {
+  std::string filename;
+  std::string name;
+  uint32_t block_size = 0;
+  std::optional<Uuid> uuid;
+  bool readonly = false;
 };
 
 struct Rescan {
@@ -195,6 +204,29 @@ Task<RpcResult> rescan_aio(RpcContext& context, Rescan params) {
   co_return true;
 }
 
+Task<RpcResult> create_uring(RpcContext& context, CreateUring params) {
+  if (auto refused = refusal(context, params.name)) co_return std::unexpected(*refused);
+  auto bdev = context.uring.create({.name = params.name,
+                                    .filename = params.filename,
+                                    .uuid = params.uuid.value_or(Uuid{}),
+                                    .block_size_bytes = params.block_size,
+                                    .readonly = params.readonly});
+  if (!bdev) co_return fail_rpc(bdev.error(), fmt::format("'{}'", params.filename));
+  co_return add_bdev(context, std::move(*bdev));
+}
+
+Task<RpcResult> delete_uring(RpcContext& context, Delete params) {
+  return delete_bdev(context, kUringProductName, std::move(params));
+}
+
+Task<RpcResult> rescan_uring(RpcContext& context, Rescan params) {
+  const auto bdev = find_bdev(context, params.name, kUringProductName);
+  if (!bdev) co_return std::unexpected(bdev.error());
+  const Result<> rescanned = context.uring.rescan(context.bdevs, **bdev);
+  if (!rescanned) co_return fail_rpc(rescanned.error(), fmt::format("'{}'", uring_options(**bdev)->filename));
+  co_return true;
+}
+
 Json::Value make_call(const char* method, const Bdev& bdev) {
   Json::Value call(Json::objectValue);
   call["method"] = method;
@@ -290,6 +322,20 @@ void add_aio_methods(MethodTable& table, RpcContext& context) {
                                 {required("name", &Rescan::name, "which")}, bind_context(context, rescan_aio)));
 }
 
+void add_uring_methods(MethodTable& table, RpcContext& context) {
+  table.add(make_method<CreateUring>(
+      {"bdev_uring_create", "Makes a disk of a file or of a block device of the host, through io_uring.", kName},
+      {required("filename", &CreateUring::filename, "the file, or the device node"),
+       required("name", &CreateUring::name, "its name"),
+       optional("block_size", &CreateUring::block_size, "bytes; a power of two, 512 to 65536; 0: what the file asks for"),
+       optional("uuid", &CreateUring::uuid, "a random one when left out"),
+       optional("readonly", &CreateUring::readonly, "open it for reading only")},
+      bind_context(context, create_uring)));
+  add_delete(table, context, "bdev_uring_delete", "Removes a disk; its file stays.", delete_uring);
+  table.add(make_method<Rescan>({"bdev_uring_rescan", "Takes over the present size of the file.", kTrue},
+                                {required("name", &Rescan::name, "which")}, bind_context(context, rescan_uring)));
+}
+
 }  // namespace
 
 Json::Value driver_specific(const Bdev& bdev) {
@@ -301,6 +347,11 @@ Json::Value driver_specific(const Bdev& bdev) {
     json["aio"]["fallocate"] = aio->fallocate;
     json["aio"]["nowait"] = false;
   }
+  if (const UringBdevOptions* uring = uring_options(bdev)) {
+    json["uring"]["filename"] = uring->filename;
+    json["uring"]["readonly"] = uring->readonly;
+  }
+  describe_virtio(bdev, json);
   return json;
 }
 
@@ -311,6 +362,13 @@ Json::Value creating_call(const Bdev& bdev) {
     call["params"]["block_size"] = aio->block_size_bytes;
     call["params"]["readonly"] = aio->readonly;
     call["params"]["fallocate"] = aio->fallocate;
+    return call;
+  }
+  if (const UringBdevOptions* uring = uring_options(bdev)) {
+    Json::Value call = make_call("bdev_uring_create", bdev);
+    call["params"]["filename"] = uring->filename;
+    call["params"]["block_size"] = uring->block_size_bytes;
+    call["params"]["readonly"] = uring->readonly;
     return call;
   }
   const std::string_view product_name = bdev.product_name();
@@ -326,13 +384,15 @@ Json::Value creating_call(const Bdev& bdev) {
     put_geometry(call["params"], bdev);
     return call;
   }
-  return {};
+  return attaching_call(bdev);
 }
 
 void add_bdev_module_methods(MethodTable& table, RpcContext& context) {
   add_malloc_methods(table, context);
   add_null_methods(table, context);
   add_aio_methods(table, context);
+  add_uring_methods(table, context);
+  add_virtio_methods(table, context);
 }
 
 }  // namespace sluice::rpc

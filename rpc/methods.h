@@ -11,6 +11,8 @@ class AioModule;
 class BdevManager;
 class ReactorGroup;
 class ThreadDirectory;
+class UringModule;
+class VirtioModule;
 namespace vhost {
 class Target;
 }
@@ -24,6 +26,8 @@ struct RpcContext {
   ThreadDirectory& threads;
   BdevManager& bdevs;
   AioModule& aio;
+  UringModule& uring;
+  VirtioModule& virtio;
   vhost::Target& vhost;
   // Does with the process what this signal does.
   std::function<void(int signal)> request_shutdown;

@@ -12,20 +12,6 @@
 namespace sluice::rpc {
 namespace {
 
-// Lets the thread do its other work before going on.
-class NextTurn {
- public:
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> waiter) {
-    resume_.set_waiter(waiter);
-    LwThread::current()->defer(resume_);
-  }
-  void await_resume() const noexcept {}
-
- private:
-  ResumeWork resume_;
-};
-
 }  // namespace
 
 struct Server::Client : Connection, ListHook<ClientTag> {
@@ -106,7 +92,7 @@ Task<> Server::serve(UniqueFd socket) {
   while (std::optional<std::string> request = co_await client.read_request()) {
     const std::string reply = co_await dispatcher_.handle(std::move(*request));
     if (!co_await client.write(reply)) break;
-    co_await NextTurn();
+    co_await next_turn();
   }
   --clients_;
 }

@@ -16,6 +16,7 @@
 
 #include "lib/base/uuid.h"
 #include "lib/bdev/bdev_channel.h"
+#include "lib/bdev/io_buffer.h"
 #include "lib/bdev/io_stats.h"
 #include "lib/thread/channel.h"
 
@@ -67,6 +68,10 @@ class Bdev : public IoDevice {
 
   std::string_view device_name() const final { return name_; }
   Result<std::unique_ptr<Channel>> create_channel() final;
+
+  // Memory that this device reads into and writes from without copying, if it has any to give; plain memory otherwise.
+  // Any thread. Errors: ENOMEM.
+  virtual Result<IoBuffer> allocate_buffer(size_t size_bytes) { return IoBuffer::allocate(size_bytes); }
 
   // The sum over channels that are closed, and how many these are; bdev_manager.h's iostat() adds the open ones.
   IoStats closed_channels_stats() const;

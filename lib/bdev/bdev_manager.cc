@@ -5,7 +5,9 @@
 namespace sluice {
 namespace {
 
-bool is_called(const Bdev& bdev, std::string_view name) { return bdev.name() == name || std::ranges::count(bdev.aliases(), name) > 0; }
+bool is_called(const Bdev& bdev, std::string_view name) {
+  return bdev.name() == name || std::ranges::count(bdev.aliases(), name) > 0;
+}
 
 }  // namespace
 
@@ -110,11 +112,14 @@ Task<Result<>> BdevManager::remove(Bdev& bdev, RemoveMode mode) {
 }
 
 Task<> BdevManager::remove_all() {
-  // By name, as others may go while this waits.
-  std::vector<std::string> names;
-  for (Bdev* bdev : list()) names.push_back(bdev->name());
-  for (const std::string& name : names) {
-    if (Bdev* bdev = find(name); bdev != nullptr) std::ignore = co_await remove(*bdev, RemoveMode::kForce);
+  // Looked at again each time, as others may come and go while this waits.
+  while (!entries_.empty()) {
+    const std::vector<Bdev*> left = list();
+    if (left.empty()) {
+      co_await gone_.wait();  // somebody else removes those that are left
+    } else {
+      std::ignore = co_await remove(*left.front(), RemoveMode::kForce);
+    }
   }
 }
 
@@ -124,12 +129,18 @@ void BdevManager::set_size(Bdev& bdev, uint64_t size_bytes) {
   find_entry(bdev)->handles.for_each([](BdevHandle& handle) { handle.events_.on_resize(); });
 }
 
+// A channel that closes on the way may be counted twice, or not at all: then the count is taken again.
 Task<IoStats> BdevManager::iostat(Bdev& bdev) {
   Entry& entry = *find_entry(bdev);
   ++entry.users;
-  IoStats sum = bdev.closed_channels_stats();
-  co_await threads_.for_each_channel(bdev,
-                                     [&sum](Channel& channel) { sum.add(static_cast<BdevChannel&>(channel).stats()); });
+  IoStats sum;
+  uint64_t closed = 0;
+  do {
+    closed = bdev.closed_channels();
+    sum = bdev.closed_channels_stats();
+    co_await threads_.for_each_channel(
+        bdev, [&sum](Channel& channel) { sum.add(static_cast<BdevChannel&>(channel).stats()); });
+  } while (bdev.closed_channels() != closed);
   release(entry);
   co_return sum;
 }
@@ -137,9 +148,13 @@ Task<IoStats> BdevManager::iostat(Bdev& bdev) {
 Task<> BdevManager::reset_iostat(Bdev& bdev, IoStatsReset mode) {
   Entry& entry = *find_entry(bdev);
   ++entry.users;
-  bdev.reset_closed_channels_stats(mode);
-  co_await threads_.for_each_channel(
-      bdev, [mode](Channel& channel) { static_cast<BdevChannel&>(channel).reset_stats(mode); });
+  uint64_t closed = 0;
+  do {
+    closed = bdev.closed_channels();
+    bdev.reset_closed_channels_stats(mode);
+    co_await threads_.for_each_channel(
+        bdev, [mode](Channel& channel) { static_cast<BdevChannel&>(channel).reset_stats(mode); });
+  } while (bdev.closed_channels() != closed);
   release(entry);
 }
 

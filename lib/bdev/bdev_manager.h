@@ -22,7 +22,7 @@ struct HandleTag;
 struct WaiterTag;
 class BdevManager;
 
-// What the user of a device is told.
+// What the user of a device is told. Inside, it may close the handle that it is told about, but no other one.
 class BdevEvents {
  public:
   virtual ~BdevEvents() = default;
@@ -82,6 +82,7 @@ class BdevManager {
 
   // Removes and frees the device. Errors: EBUSY (in use, and not forced); ENODEV (already on its way out).
   Task<Result<>> remove(Bdev& bdev, RemoveMode mode);
+  // Forces all out, and waits for removals in progress as well.
   Task<> remove_all();
 
   // Called by modules when a device has changed its size.
@@ -115,6 +116,7 @@ class BdevManager {
   std::map<std::string, std::unique_ptr<Entry>, std::less<>> entries_;
   List<Waiter, WaiterTag> waiters_;
   bool waits_cancelled_ = false;
+  Signal gone_;  // a removed device has been freed
 };
 
 }  // namespace sluice

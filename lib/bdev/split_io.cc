@@ -40,6 +40,7 @@ void SplitIo::next_piece() {
   if (limits.optimal_boundary_bytes != 0) {
     max_bytes = std::min(max_bytes, limits.optimal_boundary_bytes - offset_bytes % limits.optimal_boundary_bytes);
   }
+  max_bytes -= max_bytes % limits.block_size_bytes;  // max_transfer_bytes may be any number
   bounced_ = !slice(max_bytes);
   if (bounced_ && !use_bounce_buffer(max_bytes)) {
     finish(IoStatus::kNoMemory);
@@ -59,7 +60,7 @@ bool SplitIo::slice(uint64_t max_bytes) {
   uint64_t taken = 0;
   while (taken < max_bytes && slices_.size() < max_slices) {
     const std::span<std::byte> bytes = ahead.next(max_bytes - taken);
-    CHECK(!bytes.empty());  // the channel has checked that the buffers add up
+    CHECK(!bytes.empty());  // the submitter's buffers add up to length_bytes
     if (((reinterpret_cast<uintptr_t>(bytes.data()) | bytes.size()) & misaligned) != 0) break;
     slices_.push_back({.iov_base = bytes.data(), .iov_len = bytes.size()});
     taken += bytes.size();

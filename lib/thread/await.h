@@ -90,6 +90,9 @@ inline Task<> sleep_until(uint64_t deadline_ns) {
 
 inline Task<> sleep_for(uint64_t ns) { return sleep_until(LwThread::current()->now_ns() + ns); }
 
+// Lets everything else that is ready, other lightweight threads too, have its turn first.
+inline Task<> next_turn() { return sleep_for(0); }
+
 namespace detail {
 
 template <typename T>

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "lib/base/log.h"
+
 namespace sluice {
 namespace {
 
@@ -225,8 +227,10 @@ void Poller::set_notification(int fd) {
   if (thread_ == nullptr) return;
   if (notification_.thread() != nullptr) thread_->remove_source(notification_);
   if (fd < 0) return;
-  // Only descriptors that epoll takes get here (eventfds, checked where they come in).
-  CHECK(thread_->add_source(notification_, fd, EPOLLIN | EPOLLET).has_value());
+  if (const auto added = thread_->add_source(notification_, fd, EPOLLIN | EPOLLET); !added) {
+    log(LogLevel::kError, LogFlag::kThread, "poller {}: {} (errno {}); it is looked at by a timer, if at all", name_,
+        added.error().what, added.error().code);
+  }
 }
 
 void Poller::Notification::on_event(uint32_t) { poller_.make_hot(); }

@@ -52,7 +52,8 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   ThreadHost& host() const { return *host_.load(std::memory_order_relaxed); }
   uint64_t now_ns() const { return host().now_ns(); }
 
-  // Runs the work at the end of this turn, or in the next one.
+  // Runs the work at the end of this turn, or in the next one. Work that defers itself again may run many times in one
+  // turn, up to a budget: what must give others their turn is a poller.
   void defer(Work& work) {
     ready_.push_back(work);
     if (!ListHook<RunTag>::linked()) host().make_runnable(*this);

@@ -48,7 +48,10 @@ class Poller : public ListHook<PollerTag> {
  protected:
   // The descriptor that tells of work while cold: edge-triggered, so it is never read. Borrowed; -1 for none, where
   // whoever makes work calls make_hot(). May be changed while the poller is added.
+  // If the descriptor cannot be watched, the poller is as without one (see has_notification()).
   void set_notification(int fd);
+  // Whether something will tell of work while cold. Meaningful while added.
+  bool has_notification() const { return notification_.thread() != nullptr; }
 
  private:
   friend class LwThread;

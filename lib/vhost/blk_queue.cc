@@ -1,18 +1,18 @@
 #include "lib/vhost/blk_queue.h"
 
-#include <unistd.h>
-
 #include "lib/thread/elastic_pool.h"
+#include "lib/vhost/guarded_write.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_guard.h"
 
 namespace sluice::vhost {
 
-BlkQueue::BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device)
+BlkQueue::BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device, LogLimiter& log_limiter)
     : Poller("vhost_blk_queue"),
       index_(index),
       owner_(thread),
       device_(device),
+      log_limiter_(log_limiter),
       kickless_timer_("vhost_kickless_queue", [this] { make_hot(); }) {
   publish_work_.queue = this;
   publish_work_.run = [](Work& work) { static_cast<PublishWork&>(work).queue->on_publish_work(); };
@@ -34,16 +34,20 @@ void BlkQueue::set_call(UniqueFd fd) {
 
 bool BlkQueue::run(std::shared_ptr<const MemoryMap> map, uint64_t features, BdevChannel* channel, bool write_through) {
   CHECK(!running_ && configured());
+  // A ring that was paused may have completed requests since: they belong to the rings it is still attached to.
+  if (publish_pending_) publish();
   if (!ring_.attach(*map, *addresses_, size_, features)) return false;
   features_ = features;
   channel_ = channel;
   write_through_ = write_through;
   fault_ = RingFault::kNone;
   use_map(std::move(map));
-  ring_.load_used_index();
+  if (in_flight_ == 0) ring_.load_used_index();
   ring_.disable_kicks();
   running_ = true;
   owner_.add_poller(*this);  // hot: requests may be there already, and no kick is to be expected for them
+  // A back end before us may have ended between showing completions and telling of them.
+  call();
   return true;
 }
 
@@ -61,6 +65,7 @@ void BlkQueue::move_to(std::shared_ptr<const MemoryMap> map) {
 void BlkQueue::use_map(std::shared_ptr<const MemoryMap> map) {
   std::erase_if(maps_, [](const auto& use) { return use->in_flight == 0; });
   maps_.push_back(std::make_unique<MapUse>(MapUse{.map = std::move(map)}));
+  seen_losses_ = MemoryGuard::losses() - 1;  // look at this map once, whatever was seen before
 }
 
 void BlkQueue::pause() {
@@ -122,7 +127,7 @@ bool BlkQueue::try_sleep() {
     ring_.disable_kicks();
     return false;
   }
-  if (!kick_) kickless_timer_.arm_at(owner_, owner_.now_ns() + kKicklessPeriodNs);
+  if (!has_notification()) kickless_timer_.arm_at(owner_, owner_.now_ns() + kKicklessPeriodNs);
   return true;
 }
 
@@ -209,9 +214,10 @@ void BlkQueue::publish() {
 void BlkQueue::call() {
   if (!call_) return;
   ++stats_.calls;
-  const uint64_t one = 1;
-  // EAGAIN means that the counter is full, so the driver has been told often enough. Other errors are the front end's.
-  [[maybe_unused]] const ssize_t ignored = ::write(call_.get(), &one, sizeof(one));
+  if (guarded_write(call_.get()) == GuardedWrite::kBlocked) {
+    call_.reset();
+    break_ring(RingFault::kCallBlocked);
+  }
 }
 
 void BlkQueue::break_ring(RingFault fault) {
@@ -221,9 +227,7 @@ void BlkQueue::break_ring(RingFault fault) {
     log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: queue {} is stopped: {} ({} such lines held back)",
         device_.name(), index_, to_string(fault), held_back);
   }
-  if (!error_) return;
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t ignored = ::write(error_.get(), &one, sizeof(one));
+  if (error_ && guarded_write(error_.get()) == GuardedWrite::kBlocked) error_.reset();
 }
 
 }  // namespace sluice::vhost

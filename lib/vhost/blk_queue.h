@@ -21,6 +21,7 @@
 #include "lib/thread/poller.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_request.h"
+#include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/vhost/split_queue.h"
 
@@ -34,13 +35,14 @@ struct MapUse {
 
 struct BlkQueueStats {
   uint64_t requests = 0;
-  uint64_t kicks = 0;  // times the queue was woken
+  uint64_t kicks = 0;  // times the queue was woken, by a kick or otherwise
   uint64_t calls = 0;  // notifications sent
 };
 
 class BlkQueue final : public Poller {
  public:
-  BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device);
+  // `log_limiter` is shared by all that one controller's front ends can cause.
+  BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device, LogLimiter& log_limiter);
   // Requires: stopped, and nothing in flight (checked).
   ~BlkQueue() override;
 
@@ -67,6 +69,9 @@ class BlkQueue final : public Poller {
   bool running() const { return running_; }
   // Moves a running ring to another map of the same guest; if its addresses are not in there, it stops running.
   void move_to(std::shared_ptr<const MemoryMap> map);
+  // Whether so many maps are kept for requests in flight that no other may come before these have completed.
+  bool has_too_many_maps() const { return maps_.size() >= kMaxMapsInUse; }
+  Task<> drained();
   // Takes no more requests, and waits until those in flight are back in the ring.
   Task<> stop();
   // The ring is as new: nothing set but its descriptors.
@@ -88,7 +93,6 @@ class BlkQueue final : public Poller {
   void wake_up() override;
 
  private:
-  Task<> drained();
   void pause();
   void start_next();
   void submit(BlkRequest& request);
@@ -103,6 +107,7 @@ class BlkQueue final : public Poller {
   const uint32_t index_;
   LwThread& owner_;
   const BlkDevice& device_;
+  LogLimiter& log_limiter_;
 
   SplitQueue ring_;
   uint16_t size_ = 0;
@@ -125,11 +130,10 @@ class BlkQueue final : public Poller {
   Signal drained_;
   bool publish_pending_ = false;
   struct PublishWork : Work {
-    BlkQueue* queue;
+    BlkQueue* queue = nullptr;
   } publish_work_;
   Timer kickless_timer_;
   BlkQueueStats stats_;
-  LogLimiter log_limiter_;
 };
 
 }  // namespace sluice::vhost

@@ -129,6 +129,7 @@ bool BlkRequest::next_step(bool write_through) {
     return false;
   range_count_ = 0;
   type = IoType::kFlush;
+  length_bytes = 0;
   return true;
 }
 

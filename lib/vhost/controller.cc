@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 
 namespace sluice::vhost {
 
@@ -14,7 +13,8 @@ Controller::Controller(std::string name, std::string socket_path, UniqueFd liste
       socket_path_(std::move(socket_path)),
       listener_fd_(std::move(listener)),
       thread_(thread),
-      listener_(*this) {}
+      listener_(*this),
+      retry_("vhost_accept_retry", [this] { look_again_.set(); }) {}
 
 Controller::~Controller() { CHECK(session_ == nullptr && !channel_ && handle_ == nullptr); }
 
@@ -39,7 +39,7 @@ Task<> Controller::stop() {
 
 Task<ControllerInfo> Controller::info() {
   ControllerInfo info{.name = name_,
-                      .socket_path = std::filesystem::absolute(socket_path_).lexically_normal().string(),
+                      .socket_path = socket_path_,
                       .cpumask = thread_.cpumask().to_string(),
                       .bdev_name = handle_ != nullptr ? handle_->bdev().name() : "",
                       .readonly = device_->readonly(),
@@ -84,39 +84,53 @@ Result<> Controller::start_listening() {
   auto channel = thread_.get_channel(handle_->bdev());
   if (!channel) return std::unexpected(channel.error());
   channel_ = std::move(*channel);
-  return thread_.add_source(listener_, listener_fd_.get(), EPOLLIN | EPOLLET);
+  auto watched = thread_.add_source(listener_, listener_fd_.get(), EPOLLIN | EPOLLET);
+  if (watched) std::ignore = serving_.spawn(serve_front_ends());
+  return watched;
 }
 
 Task<> Controller::stop_serving() {
   stopping_ = true;
   if (listener_.thread() != nullptr) thread_.remove_source(listener_);
+  retry_.cancel();
+  look_again_.set();
   if (session_ != nullptr) session_->close();
   co_await serving_.close();
   channel_.reset();
 }
 
-void Controller::accept_next() {
-  if (session_ != nullptr || stopping_) return;  // serve() looks again when the present front end has gone
-  UniqueFd socket(::accept4(listener_fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (!socket) {
-    if (errno != EAGAIN && errno != ECONNABORTED) {
-      log(LogLevel::kError, LogFlag::kVhost,
-          "controller {}: cannot accept a front end: {}; raise the limit of open files (ulimit -n)", name_,
-          std::strerror(errno));
+// One front end after the other, until stop_serving().
+Task<> Controller::serve_front_ends() {
+  while (!stopping_) {
+    UniqueFd socket(::accept4(listener_fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (socket) {
+      co_await serve(std::move(socket));
+      // Front ends that go at once must not keep this thread from everything else.
+      co_await next_turn();
+      continue;
     }
-    return;
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno != EAGAIN) {
+      // The edge that told of this front end will not come again.
+      retry_.arm_at(thread_, thread_.now_ns() + kAcceptRetryNs);
+      if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
+        log(LogLevel::kError, LogFlag::kVhost,
+            "controller {}: cannot accept a front end: {}; raise the limit of open files (ulimit -n) ({} such lines "
+            "held back)",
+            name_, std::strerror(errno), held_back);
+      }
+    }
+    co_await look_again_.wait();
   }
-  std::ignore = serving_.spawn(serve(std::move(socket)));
 }
 
 Task<> Controller::serve(UniqueFd socket) {
   const uint64_t id = next_session_id_++;
   log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: a front end has connected, session {}", name_, id);
-  session_ =
-      std::make_unique<Session>(id, thread_, *device_, static_cast<BdevChannel*>(channel_.get()), std::move(socket));
+  session_ = std::make_unique<Session>(id, thread_, *device_, static_cast<BdevChannel*>(channel_.get()),
+                                       std::move(socket), log_limiter_);
   co_await session_->run();
   session_.reset();
-  accept_next();
 }
 
 }  // namespace sluice::vhost

@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 
+#include "lib/base/log.h"
 #include "lib/base/unique_fd.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/thread/gate.h"
@@ -49,7 +50,7 @@ class Controller final : private BdevEvents {
   class Listener final : public EventSource {
    public:
     explicit Listener(Controller& controller) : controller_(controller) {}
-    void on_event(uint32_t) override { controller_.accept_next(); }
+    void on_event(uint32_t) override { controller_.look_again_.set(); }
 
    private:
     Controller& controller_;
@@ -63,7 +64,7 @@ class Controller final : private BdevEvents {
   // On the controller's thread.
   Result<> start_listening();
   Task<> stop_serving();
-  void accept_next();
+  Task<> serve_front_ends();
   Task<> serve(UniqueFd socket);
 
   const std::string name_;
@@ -82,6 +83,9 @@ class Controller final : private BdevEvents {
   std::unique_ptr<Session> session_;
   uint64_t next_session_id_ = 0;
   bool stopping_ = false;
+  Event look_again_;  // a front end may have connected
+  Timer retry_;
+  LogLimiter log_limiter_;  // for all that front ends can cause, across their sessions
   Gate serving_;
 };
 

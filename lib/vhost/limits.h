@@ -20,15 +20,25 @@ inline constexpr uint32_t kSegMax = 126;
 // Segments of one discard or write zeroes request, and sectors of one of them.
 inline constexpr uint32_t kMaxDiscardSegments = 16;
 inline constexpr uint32_t kMaxDiscardSectors = 1U << 22;
+// A chain's buffers, once translated: a buffer may lie in several regions, but not in very many.
+inline constexpr uint32_t kMaxSegments = 2 * kMaxChainLength;
+// Guest memory that one front end may have mapped, and all together: address space is the process's, and finite.
+inline constexpr uint64_t kMaxGuestBytes = uint64_t{16} << 40;
+inline constexpr uint64_t kMaxMappedBytes = uint64_t{64} << 40;
+// Memory maps of the past that a queue keeps for requests in flight; one more, and the queue drains first.
+inline constexpr uint32_t kMaxMapsInUse = 4;
 // Requests one poll of a queue takes, so that the other queues of the thread get their turn.
 inline constexpr uint32_t kQueueBudget = 64;
-// Messages one session handles before others get their turn.
+// Messages one session handles before others get their turn; one that changes the memory counts as many as this.
 inline constexpr uint32_t kMessageBudget = 16;
+// After a failure to accept a front end (no descriptor is free, say).
+inline constexpr uint64_t kAcceptRetryNs = 100'000'000;
 // A ring that was given no kick descriptor is looked at this often when it is not polled.
 inline constexpr uint64_t kKicklessPeriodNs = 200'000;
 
 static_assert(kMaxQueues <= kVringIndexMask + 1);
 static_assert(kMaxQueueSize <= kMaxSplitQueueSize);
 static_assert(kSegMax + 2 <= kMaxChainLength);
+static_assert(kMaxGuestBytes <= kMaxMappedBytes);
 
 }  // namespace sluice::vhost

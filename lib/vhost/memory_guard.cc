@@ -23,16 +23,25 @@ size_t first_free_hint = 0;
 
 struct sigaction previous_action;
 
-MemoryGuard::Slot* find_slot(uintptr_t address) {
+struct Found {
+  MemoryGuard::Slot* slot = nullptr;
+  uintptr_t start = 0;
+  size_t bytes = 0;
+};
+
+Found find_slot(uintptr_t address) {
   for (const std::atomic<Chunk*>& entry : chunks) {
     Chunk* chunk = entry.load(std::memory_order_acquire);
-    if (chunk == nullptr) return nullptr;
+    if (chunk == nullptr) return {};
     for (MemoryGuard::Slot& slot : *chunk) {
+      // Read between two equal starts, so that start and size are of the same mapping, even if the slot is just being
+      // given to another one.
       const uintptr_t start = slot.start.load(std::memory_order_acquire);
-      if (start != 0 && address - start < slot.bytes.load(std::memory_order_relaxed)) return &slot;
+      const size_t bytes = slot.bytes.load(std::memory_order_acquire);
+      if (start != 0 && address - start < bytes && slot.start.load(std::memory_order_relaxed) == start) return {&slot, start, bytes};
     }
   }
-  return nullptr;
+  return {};
 }
 
 }  // namespace
@@ -40,15 +49,14 @@ MemoryGuard::Slot* find_slot(uintptr_t address) {
 std::atomic<uint32_t> MemoryGuard::losses_{0};
 
 void MemoryGuard::on_sigbus(int /*signal*/, siginfo_t* info, void* /*context*/) {
-  MemoryGuard::Slot* slot = find_slot(reinterpret_cast<uintptr_t>(info->si_addr));
-  void* const start = slot == nullptr ? nullptr : reinterpret_cast<void*>(slot->start.load(std::memory_order_relaxed));
-  if (slot == nullptr || ::mmap(start, slot->bytes.load(std::memory_order_relaxed), PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
+  const Found found = info->si_code == BUS_ADRERR ? find_slot(reinterpret_cast<uintptr_t>(info->si_addr)) : Found{};
+  if (found.slot == nullptr || ::mmap(reinterpret_cast<void*>(found.start), found.bytes, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
     // Not ours: the access is repeated, and ends the process the way it would have without us.
     ::sigaction(SIGBUS, &previous_action, nullptr);
     return;
   }
-  slot->lost.store(true, std::memory_order_relaxed);
+  found.slot->lost.store(true, std::memory_order_relaxed);
   losses_.fetch_add(1, std::memory_order_relaxed);
 }
 

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_guard.h"
@@ -33,6 +34,7 @@ class MemoryMap::Mapping {
   ~Mapping() {
     guard_.reset();
     ::munmap(address_, mapped_bytes_);
+    mapped_total -= mapped_bytes_;
   }
 
   const Key& key() const { return key_; }
@@ -48,9 +50,16 @@ class MemoryMap::Mapping {
     const uint64_t page = std::max<uint64_t>(4096, static_cast<uint64_t>(info.st_blksize));
     const uint64_t lead = key.offset % page;
     const uint64_t bytes = (lead + key.size + page - 1) / page * page;
+    if (mapped_total.fetch_add(bytes) + bytes > kMaxMappedBytes) {
+      mapped_total -= bytes;
+      return fail(ENOMEM, "all guests together have too much memory mapped");
+    }
     void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
                            static_cast<off_t>(key.offset - lead));
-    if (address == MAP_FAILED) return fail_errno("cannot map a memory region");
+    if (address == MAP_FAILED) {
+      mapped_total -= bytes;
+      return fail_errno("cannot map a memory region");
+    }
     // A guest's memory in a core dump is the guest's secret, and large.
     ::madvise(address, bytes, MADV_DONTDUMP);
     return std::make_shared<const Mapping>(key, address, bytes, static_cast<std::byte*>(address) + lead);
@@ -62,6 +71,7 @@ class MemoryMap::Mapping {
   const size_t mapped_bytes_;
   std::byte* const start_;
   std::unique_ptr<MemoryGuard> guard_;
+  static inline std::atomic<uint64_t> mapped_total{0};  // bytes, of all sessions
 };
 
 namespace {
@@ -78,11 +88,16 @@ Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd
     return fail(EINVAL, "a memory region wraps around");
   }
   if (regions_.size() >= kMaxMemSlots) return fail(ENOSPC, "there are too many memory regions");
+  uint64_t total_bytes = region.size;
   for (const Region& other : regions_) {
+    total_bytes += other.size;
     if (overlap(region.guest_address, region.size, other.guest_address, other.size) ||
         overlap(region.user_address, region.size, other.user_address, other.size)) {
       return fail(EINVAL, "memory regions overlap");
     }
+  }
+  if (region.size > kMaxGuestBytes || total_bytes > kMaxGuestBytes) {
+    return fail(ENOSPC, "the guest's memory is too large");
   }
   struct stat info{};
   if (::fstat(fd.get(), &info) != 0) return fail_errno("cannot look at a memory region's descriptor");
@@ -90,7 +105,7 @@ Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd
       .device = info.st_dev, .inode = info.st_ino, .offset = region.mmap_offset, .size = region.size};
   std::shared_ptr<const Mapping> mapping;
   for (const Region& other : reuse.regions_) {
-    if (other.mapping->key() == key) mapping = other.mapping;
+    if (other.mapping->key() == key && !other.mapping->lost()) mapping = other.mapping;
   }
   if (mapping == nullptr) {
     auto made = Mapping::make(key, info, fd.get());
@@ -98,8 +113,9 @@ Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd
     mapping = std::move(*made);
   }
   MemoryMap map = *this;
-  map.regions_.push_back(
-      {region.guest_address, region.size, region.user_address, mapping->start(), std::move(mapping)});
+  const auto place = std::ranges::upper_bound(map.regions_, region.guest_address, {}, &Region::guest_address);
+  std::byte* const start = mapping->start();
+  map.regions_.insert(place, {region.guest_address, region.size, region.user_address, start, std::move(mapping)});
   return map;
 }
 
@@ -116,7 +132,7 @@ Result<MemoryMap> MemoryMap::without(const MemoryRegion& region) const {
 bool MemoryMap::translate(uint64_t guest_address, uint64_t length, std::vector<iovec>& out) const {
   while (length > 0) {
     const Region* region = find(guest_address);
-    if (region == nullptr) return false;
+    if (region == nullptr || out.size() >= kMaxSegments) return false;
     const uint64_t offset = guest_address - region->guest_address;
     const uint64_t piece = std::min(length, region->size - offset);
     out.push_back({.iov_base = region->host + offset, .iov_len = piece});

@@ -8,6 +8,7 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -26,13 +27,13 @@ class MemoryMap {
   MemoryMap() = default;
 
   // This map with one region more. Regions of `reuse` that show the same part of the same file are not mapped again.
-  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file), ENOSPC (too many), those of fstat and mmap.
+  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file), ENOSPC (too many, or too large), those of fstat and mmap.
   Result<MemoryMap> with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const;
   // This map without the region of these addresses and size. Errors: ENOENT.
   Result<MemoryMap> without(const MemoryRegion& region) const;
 
   // Appends the pieces of guest physical [address, address + length) to `out`: several where it crosses regions that
-  // adjoin. False, with `out` in any state, when a byte of it is not mapped.
+  // adjoin. False, with `out` in any state, when a byte of it is not mapped, or `out` would exceed kMaxSegments.
   bool translate(uint64_t guest_address, uint64_t length, std::vector<iovec>& out) const;
   // The address of [address, address + length) of the front end's own address space; nullptr unless within one region.
   std::byte* translate_user(uint64_t user_address, uint64_t length) const;
@@ -51,13 +52,14 @@ class MemoryMap {
   };
 
   const Region* find(uint64_t guest_address) const {
-    for (const Region& region : regions_) {
-      if (guest_address - region.guest_address < region.size) return &region;
-    }
-    return nullptr;
+    // The last region that begins at or before the address.
+    const auto after = std::ranges::upper_bound(regions_, guest_address, {}, &Region::guest_address);
+    if (after == regions_.begin()) return nullptr;
+    const Region& region = *std::prev(after);
+    return guest_address - region.guest_address < region.size ? &region : nullptr;
   }
 
-  std::vector<Region> regions_;
+  std::vector<Region> regions_;  // by guest address
 };
 
 }  // namespace sluice::vhost

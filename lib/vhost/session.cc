@@ -15,22 +15,14 @@ constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | 
                                               kProtocolConfigureMemSlots | kProtocolResetDevice;
 
 template <typename Payload>
-Payload payload_of(const WireMessage& message) {
-  Payload payload;
-  std::memcpy(&payload, message.payload.data(), sizeof(payload));  // the sizes were checked against the rules
-  return payload;
-}
-
-template <typename Payload>
 std::vector<std::byte> bytes_of(const Payload& payload) {
   const auto bytes = std::as_bytes(std::span(&payload, 1));
   return {bytes.begin(), bytes.end()};
 }
 
-// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long.
-// Call and error descriptors may also be pipes or sockets (UML's are). All are made non-blocking here; the front end
-// shares the file's flags and could undo that, but a write blocks only when it has not looked for 2^64 calls, or read
-// from a full pipe.
+// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long. Call
+// and error descriptors may also be pipes or sockets (UML's are). They are made non-blocking here; a front end can undo
+// that, which guarded_write() survives.
 Result<> prepare_ring_fd(const UniqueFd& fd, bool is_kick) {
   std::array<char, 64> link{};
   const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
@@ -47,17 +39,6 @@ Result<> prepare_ring_fd(const UniqueFd& fd, bool is_kick) {
     return fail_errno("cannot make a descriptor non-blocking");
   return {};
 }
-
-// Lets the other work of the thread run.
-struct Yield {
-  ResumeWork work;
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> waiter) {
-    work.set_waiter(waiter);
-    LwThread::current()->defer(work);
-  }
-  void await_resume() const noexcept {}
-};
 
 }  // namespace
 
@@ -114,16 +95,23 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
   return table;
 }
 
-Session::Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket)
-    : id_(id), thread_(thread), device_(device), channel_(channel), connection_(std::move(socket)) {}
+Session::Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket,
+                 LogLimiter& log_limiter)
+    : id_(id),
+      thread_(thread),
+      device_(device),
+      channel_(channel),
+      log_limiter_(log_limiter),
+      connection_(std::move(socket)) {}
 
 Task<> Session::run() {
   Result<> going = connection_.start(thread_);
-  for (uint32_t budget = kMessageBudget; going; --budget) {
-    if (budget == 0) {
-      co_await Yield{};
-      budget = kMessageBudget;
+  while (going) {
+    if (budget_ == 0) {
+      co_await next_turn();
+      budget_ = kMessageBudget;
     }
+    --budget_;
     auto message = co_await connection_.read();
     if (!message) {
       going = std::unexpected(message.error());
@@ -132,8 +120,12 @@ Task<> Session::run() {
     going = co_await handle(*message);
   }
   const bool gone = going.error().code == ECONNRESET;
-  log(gone ? LogLevel::kInfo : LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {} ends: {}",
-      device_.name(), id_, going.error().what);
+  if (gone) {
+    log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: session {} ends: {}", device_.name(), id_, going.error().what);
+  } else if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
+    log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {} ends: {} ({} such lines held back)",
+        device_.name(), id_, going.error().what, held_back);
+  }
   co_await tear_down();
 }
 
@@ -230,14 +222,14 @@ SessionInfo Session::info() const {
 
 BlkQueue* Session::queue(uint32_t index) {
   if (index >= kMaxQueues) return nullptr;
-  if (queues_[index] == nullptr) queues_[index] = std::make_unique<BlkQueue>(index, thread_, device_);
+  if (queues_[index] == nullptr) queues_[index] = std::make_unique<BlkQueue>(index, thread_, device_, log_limiter_);
   return queues_[index].get();
 }
 
 // Starts or stops a ring, as its state now demands. A ring runs when it is started, enabled, set up, and its addresses
 // are within the guest's memory; a broken one waits until it is started anew.
 Task<> Session::update(BlkQueue& queue) {
-  const bool should_run = queue.started() && queue.enabled(rings_enabled_by_default()) && queue.configured() &&
+  const bool should_run = queue.started() && queue.enabled(rings_enabled_) && queue.configured() &&
                           queue.fault() == RingFault::kNone;
   if (should_run && !queue.running()) queue.run(memory_, features_, channel_, write_through());
   if (!should_run && queue.running()) co_await queue.stop();
@@ -262,6 +254,7 @@ Task<Session::Outcome> Session::set_features(WireMessage& message) {
   const uint64_t features = payload_of<U64Payload>(message).value;
   if ((features & ~device_.features()) != 0) co_return Outcome{.result = fail(EINVAL, "a feature was not offered")};
   features_ = features;
+  if ((features & kFeatureProtocolFeatures) == 0) rings_enabled_ = true;
   for (const auto& queue : queues_) {
     if (queue == nullptr) continue;
     // The ring's format cannot change under way: of a running ring only what concerns requests is taken over.
@@ -300,7 +293,11 @@ Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
 
 // --- Guest memory ---
 
-void Session::set_memory(MemoryMap map) {
+Task<> Session::set_memory(MemoryMap map) {
+  budget_ = 0;
+  for (const auto& queue : queues_) {
+    if (queue != nullptr && queue->has_too_many_maps()) co_await queue->drained();
+  }
   memory_ = std::make_shared<const MemoryMap>(std::move(map));
   for (const auto& queue : queues_) {
     if (queue != nullptr && queue->running()) queue->move_to(memory_);
@@ -325,7 +322,7 @@ Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
     if (!with) co_return Outcome{.result = std::unexpected(with.error())};
     map = std::move(*with);
   }
-  set_memory(std::move(map));
+  co_await set_memory(std::move(map));
   for (const auto& queue : queues_) {
     if (queue != nullptr) co_await update(*queue);
   }
@@ -338,7 +335,7 @@ Task<Session::Outcome> Session::add_mem_reg(WireMessage& message) {
   if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "a memory region needs one descriptor")};
   auto with = memory_->with(payload_of<SingleMemoryRegion>(message).region, message.fds[0], *memory_);
   if (!with) co_return Outcome{.result = std::unexpected(with.error())};
-  set_memory(std::move(*with));
+  co_await set_memory(std::move(*with));
   for (const auto& queue : queues_) {
     if (queue != nullptr) co_await update(*queue);
   }
@@ -350,7 +347,7 @@ Task<Session::Outcome> Session::rem_mem_reg(WireMessage& message) {
     co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
   auto without = memory_->without(payload_of<SingleMemoryRegion>(message).region);
   if (!without) co_return Outcome{.result = std::unexpected(without.error())};
-  set_memory(std::move(*without));
+  co_await set_memory(std::move(*without));
   co_return Outcome{};
 }
 
@@ -506,7 +503,8 @@ Task<Session::Outcome> Session::reset_device(WireMessage&) {
     co_await ring->stop();
     ring->reset();
   }
-  features_ = kFeatureProtocolFeatures;
+  features_ = 0;
+  rings_enabled_ = false;
   writeback_ = true;
   co_return Outcome{};
 }

@@ -17,9 +17,9 @@
 #include "lib/thread/gate.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_queue.h"
-#include "lib/vhost/connection.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
+#include "lib/virtio/connection.h"
 
 namespace sluice::vhost {
 
@@ -30,9 +30,9 @@ struct SessionInfo {
   uint32_t max_queues = kMaxQueues;
   uint32_t in_flight = 0;
   struct Queue {
-    uint32_t index;
-    bool running;
-    RingFault fault;
+    uint32_t index = 0;
+    bool running = false;
+    RingFault fault = RingFault::kNone;
     BlkQueueStats stats;
   };
   std::vector<Queue> queues;
@@ -41,7 +41,8 @@ struct SessionInfo {
 class Session {
  public:
   // `channel` may be null: then every request ends with an I/O error.
-  Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket);
+  Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket,
+          LogLimiter& log_limiter);
 
   // Serves the front end until it goes, breaks the protocol, or close() is called. Nothing is in flight afterwards.
   Task<> run();
@@ -94,25 +95,27 @@ class Session {
   // The queue of this index, made on first use; nullptr if the index is out of range.
   BlkQueue* queue(uint32_t index);
   Task<> update(BlkQueue& queue);
-  void set_memory(MemoryMap map);
-  bool rings_enabled_by_default() const { return (features_ & kFeatureProtocolFeatures) == 0; }
+  Task<> set_memory(MemoryMap map);
   bool write_through() const;
 
   const uint64_t id_;
   LwThread& thread_;
   const BlkDevice& device_;
   BdevChannel* channel_;
+  LogLimiter& log_limiter_;
   Connection connection_;
 
-  // bit 30 counts as negotiated until SET_FEATURES says otherwise: rings of a fresh connection are disabled.
-  uint64_t features_ = kFeatureProtocolFeatures;
+  uint64_t features_ = 0;
+  // Rings are disabled until SET_VRING_ENABLE, or until a SET_FEATURES without PROTOCOL_FEATURES enables them all. No
+  // SET_FEATURES disables any.
+  bool rings_enabled_ = false;
   uint64_t protocol_features_ = 0;
   bool writeback_ = true;
   std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
   std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
   UniqueFd backend_channel_;
   Gate detaching_;
-  LogLimiter log_limiter_;
+  uint32_t budget_ = kMessageBudget;  // messages until others get their turn
 };
 
 }  // namespace sluice::vhost

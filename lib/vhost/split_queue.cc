@@ -22,12 +22,12 @@ SplitDesc read_descriptor(const std::byte* from) {
 }  // namespace
 
 const char* to_string(RingFault fault) {
-  static constexpr std::array<const char*, 12> kText = {
+  static constexpr std::array<const char*, 13> kText = {
       "none",
       "the available index is further ahead than the ring is long",
       "a descriptor index is outside the ring",
       "a descriptor chain is too long or loops",
-      "a buffer lies outside the guest's memory",
+      "a buffer lies outside the guest's memory, or in too many pieces of it",
       "an indirect descriptor table is not valid",
       "a device-readable descriptor follows a device-writable one",
       "a request's header is incomplete",
@@ -35,18 +35,24 @@ const char* to_string(RingFault fault) {
       "a request has too much data",
       "more requests are in flight than the ring has descriptors",
       "the guest's memory has been cut off",
+      "the call descriptor blocks",
   };
   return kText[static_cast<size_t>(fault)];
 }
 
 bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features) {
-  if (addresses.desc % kSplitDescAlignment != 0 || addresses.avail % kSplitAvailAlignment != 0 ||
-      addresses.used % kSplitUsedAlignment != 0)
-    return false;
   std::byte* desc = map.translate_user(addresses.desc, split_desc_bytes(size));
   std::byte* avail = map.translate_user(addresses.avail, split_avail_bytes(size));
   std::byte* used = map.translate_user(addresses.used, split_used_bytes(size));
   if (desc == nullptr || avail == nullptr || used == nullptr) return false;
+  // Our own addresses: a region may begin anywhere in its file.
+  const auto misaligned = [](const std::byte* start, size_t alignment) {
+    return reinterpret_cast<uintptr_t>(start) % alignment != 0;
+  };
+  if (misaligned(desc, kSplitDescAlignment) || misaligned(avail, kSplitAvailAlignment) ||
+      misaligned(used, kSplitUsedAlignment)) {
+    return false;
+  }
   desc_ = reinterpret_cast<SplitDesc*>(desc);
   avail_ = reinterpret_cast<SplitAvail*>(avail);
   avail_ring_ = reinterpret_cast<uint16_t*>(avail + sizeof(SplitAvail));
@@ -120,10 +126,10 @@ RingFault SplitQueue::read_chain(const MemoryMap& map, Chain& chain) const {
       chain.readable_bytes += desc.len;
       chain.readable = static_cast<uint32_t>(chain.segments->size());
     }
+    if (chain.readable_bytes + chain.writable_bytes > kMaxRequestBytes) return RingFault::kTooLarge;
     if ((desc.flags & kDescNext) == 0) break;
     next = desc.next;
   }
-  if (chain.readable_bytes + chain.writable_bytes > kMaxRequestBytes) return RingFault::kTooLarge;
   return RingFault::kNone;
 }
 

@@ -23,7 +23,7 @@ enum class RingFault : uint8_t {
   kAvailJump,      // the available index is further ahead than the ring is long
   kBadDescriptor,  // a descriptor index is not in the ring or table
   kChainTooLong,   // a chain is longer than the ring or the limit: it loops
-  kNotMapped,      // a buffer lies outside the guest's memory
+  kNotMapped,      // a buffer lies outside the guest's memory, or in too many pieces of it
   kBadIndirect,    // an indirect table is empty, nested, not negotiated, not a multiple of 16 bytes, or continues
   kBadOrder,       // a device-readable descriptor follows a device-writable one
   kNoHeader,       // the request's header is incomplete
@@ -31,6 +31,7 @@ enum class RingFault : uint8_t {
   kTooLarge,       // more data than a request may have
   kTooMany,        // more requests in flight than the ring has descriptors
   kMemoryLost,     // the front end has cut off the guest's memory
+  kCallBlocked,    // the front end has made its call descriptor block
 };
 const char* to_string(RingFault fault);
 

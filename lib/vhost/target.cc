@@ -3,13 +3,20 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 
 #include "lib/base/unix_socket.h"
 
 namespace sluice::vhost {
 
 Target::Target(ThreadDirectory& threads, BdevManager& bdevs, Options options)
-    : threads_(threads), bdevs_(bdevs), options_(std::move(options)) {
+    : threads_(threads), bdevs_(bdevs), options_(std::move(options)), absolute_directory_(options_.socket_directory) {
+  // Clients may have another working directory; the sockets themselves are bound by the path as given, which may be
+  // relative because the absolute one would be too long.
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(options_.socket_directory, error);
+  if (!error) absolute_directory_ = absolute.lexically_normal().string();
+  if (absolute_directory_.ends_with('/')) absolute_directory_.pop_back();
   std::signal(SIGPIPE, SIG_IGN);
 }
 
@@ -84,6 +91,7 @@ Task<std::vector<ControllerInfo>> Target::list(std::string name) {
     Entry& entry = *found->second;
     ++entry.lookers;
     infos.push_back(co_await entry.controller->info());
+    infos.back().socket_path = absolute_directory_ + "/" + key;
     if (--entry.lookers == 0) entry.idle.set();
   }
   co_return infos;

@@ -57,6 +57,7 @@ class Target {
   ThreadDirectory& threads_;
   BdevManager& bdevs_;
   const Options options_;
+  std::string absolute_directory_;  // to be shown
   std::map<std::string, std::unique_ptr<Entry>, std::less<>> entries_;
 };
 

@@ -94,9 +94,33 @@ class Methods(DaemonCase):
                     self.assertTrue(expected(result), result)
                 else:
                     self.assertEqual(result, expected)
-        # Ends the daemon: tested in Lifetime.
+        # Ends the daemon: tested in Lifetime. Needs io_uring: tested in test_uring_disk.
         tested = {method for method, _, _ in calls} | {'spdk_kill_instance'}
+        tested |= {'bdev_uring_create', 'bdev_uring_rescan', 'bdev_uring_delete'}
         self.assertEqual(tested, set(self.call('rpc_get_methods')), 'each method has its line in this test')
+
+    def test_uring_disk(self):
+        image = self.file('uring', 1 << 20)
+        uuid = '0b7a3ea4-5c4c-4d2a-8a67-6f2cb1a0a911'
+        try:
+            name = self.call('bdev_uring_create', name='u0', filename=image, block_size=512, uuid=uuid)
+        except RpcError as error:
+            if 'bdev_aio_create' in str(error):
+                self.skipTest(f'no io_uring here: {error}')
+            raise
+        self.addCleanup(self.call, 'bdev_uring_delete', name='u0')
+        self.assertEqual(name, 'u0')
+        bdev, = self.call('bdev_get_bdevs', name='u0')
+        self.assertEqual((bdev['product_name'], bdev['uuid'], bdev['num_blocks']), ('URING bdev', uuid, 2048))
+        self.assertEqual(bdev['driver_specific'], {'uring': {'filename': image, 'readonly': False}})
+        with open(image, 'r+b') as file:
+            file.truncate(2 << 20)
+        self.assertIs(self.call('bdev_uring_rescan', name='u0'), True)
+        self.assertEqual(self.call('bdev_get_bdevs', name='u0')[0]['num_blocks'], 4096)
+        self.assertIn({'method': 'bdev_uring_create',
+                       'params': {'name': 'u0', 'uuid': uuid, 'filename': image, 'block_size': 512, 'readonly': False}},
+                      self.call('framework_get_config', name='bdev'))
+        self.assert_refused(-ENODEV, ['URING bdev', 'AIO disk'], 'bdev_aio_delete', name='u0')
 
     def check_reactors(self, result):
         reactor, = result['reactors']

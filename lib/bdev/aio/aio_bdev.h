@@ -41,13 +41,10 @@ class AioModule {
   AioModule(const AioModule&) = delete;
   AioModule& operator=(const AioModule&) = delete;
 
-  // Opens the file and holds it, against any second opener, until the bdev is destroyed.
-  // Errors: those of open(2); EINVAL (neither a block device nor a regular file; block size; size not a positive
-  // multiple of it); EBUSY (in use: by another bdev, another daemon, or a mounted file system).
+  // The bdev holds the file. Errors: those of FileBackend::open().
   Result<std::unique_ptr<Bdev>> create(const AioBdevOptions& options);
 
-  // Takes over the present size of the file of a device that is in `bdevs`, and tells its users if it has changed.
-  // Errors, device unchanged: ENODEV (not an aio bdev); EINVAL (size not a positive multiple of the block size).
+  // FileBdev::rescan(). Errors: ENODEV (not an aio bdev), and those of it.
   Result<> rescan(BdevManager& bdevs, Bdev& bdev);
 
  private:

@@ -1,18 +1,14 @@
 // AioChannel: a lightweight thread's access to an aio bdev: passes everything on to the host's AioGroup.
 #pragma once
 
-#include "lib/bdev/aio/aio_file.h"
 #include "lib/bdev/aio/aio_group.h"
-#include "lib/bdev/bdev_channel.h"
+#include "lib/bdev/file_bdev.h"
 
 namespace sluice {
 
-class AioChannel final : public BdevChannel {
+class AioChannel final : public FileChannel {
  public:
-  AioChannel(Bdev& bdev, AioFile& file, AioGroup& group) : BdevChannel(bdev), file_(file), group_(group) {}
-
-  static AioFile& file_of(const BlockIo& io) { return static_cast<AioChannel*>(io.channel)->file_; }
-  static void finish(BlockIo& io, IoStatus status) { complete(io, status); }
+  AioChannel(FileBdev& bdev, AioGroup& group) : FileChannel(bdev), group_(group) {}
 
  private:
   void do_submit(BlockIo& io) override {
@@ -23,7 +19,6 @@ class AioChannel final : public BdevChannel {
     }
   }
 
-  AioFile& file_;
   AioGroup& group_;
 };
 

@@ -2,14 +2,12 @@
 
 #include <libaio.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <iterator>
 
 #include "lib/base/check.h"
 #include "lib/base/clock.h"
-#include "lib/bdev/aio/aio_channel.h"
-#include "lib/bdev/aio/aio_file.h"
+#include "lib/bdev/file_bdev.h"
 #include "lib/thread/lw_thread.h"
 
 namespace sluice {
@@ -38,38 +36,26 @@ struct AioGroup::Batch {
 };
 
 AioGroup::AioGroup(ThreadHost& host, const AioSystem& system, BlockingPool& pool)
-    : Poller("aio"), host_(host), pool_(pool), context_(system), retry_("aio_retry", [this] { submit_pending(); }) {
+    : Poller("aio"), host_(host), jobs_(host, pool), context_(system), retry_("aio_retry", [this] { submit_pending(); }) {
   submit_work_.group = this;
   submit_work_.run = [](Work& work) {
     AioGroup& group = *static_cast<SubmitWork&>(work).group;
     group.submit_queued_ = false;
     group.submit_pending();
   };
-  for (Job& job : jobs_) {
-    job.group = this;
-    job.target = &host.home();
-    job.execute = &AioGroup::execute;
-    job.run = [](Work& work) {
-      auto& self = static_cast<Job&>(work);
-      self.group->on_job_done(self);
-    };
-    free_jobs_.push_back(job);
-  }
 }
 
 AioGroup::~AioGroup() {
   CHECK(in_flight_ == 0);
   CHECK(pending_.empty());
-  CHECK(waiting_for_job_.empty());
-  pool_.settle();
   if (Poller::thread() != nullptr) host_.home().remove_poller(*this);
 }
 
 void AioGroup::submit(BlockIo& io) {
   const bool blocks = io.type == IoType::kDiscard || io.type == IoType::kWriteZeroes ||
-                      (io.type == IoType::kFlush && !AioChannel::file_of(io).has_async_flush());
+                      (io.type == IoType::kFlush && !FileChannel::file_of(io).has_async_flush());
   if (blocks) {
-    submit_blocking(io);
+    jobs_.submit(io);
     return;
   }
   pending_.push_back(io);
@@ -103,7 +89,7 @@ void AioGroup::take_back(Slot& slot) {
 void AioGroup::submit_pending() {
   if (pending_.empty()) return;
   if (!open_context()) {
-    while (Work* work = pending_.pop_front()) AioChannel::finish(static_cast<BlockIo&>(*work), IoStatus::kFailed);
+    while (Work* work = pending_.pop_front()) FileChannel::finish(static_cast<BlockIo&>(*work), IoStatus::kFailed);
     return;
   }
   while (!pending_.empty() && free_slots_ != nullptr) {
@@ -136,7 +122,7 @@ void AioGroup::submit_pending() {
 void AioGroup::fill(Batch& batch) {
   while (batch.count < Batch::kMax && free_slots_ != nullptr && !pending_.empty()) {
     auto& io = static_cast<BlockIo&>(*pending_.front());
-    if (io.type != IoType::kFlush && !AioChannel::file_of(io).direct()) {
+    if (io.type != IoType::kFlush && !FileChannel::file_of(io).direct()) {
       if (batch.synchronous_bytes >= kMaxSynchronousBytes) return;
       batch.synchronous_bytes += io.length_bytes;
     }
@@ -150,7 +136,7 @@ void AioGroup::fill(Batch& batch) {
 
 void AioGroup::prepare(Slot& slot, BlockIo& io) const {
   iocb* control = &slot.control;
-  const int fd = AioChannel::file_of(io).fd();
+  const int fd = FileChannel::file_of(io).fd();
   const auto offset = static_cast<long long>(io.offset_bytes);
   // One buffer goes the shorter way through the kernel.
   const bool single = io.iov_count == 1;
@@ -174,13 +160,13 @@ void AioGroup::prepare(Slot& slot, BlockIo& io) const {
 // The kernel did not even start the first request.
 void AioGroup::refuse_first(int error) {
   auto& io = static_cast<BlockIo&>(*pending_.pop_front());
-  AioFile& file = AioChannel::file_of(io);
+  FileBackend& file = FileChannel::file_of(io);
   if (io.type == IoType::kFlush && error == EINVAL && file.has_async_flush()) {
     file.set_no_async_flush();
-    submit_blocking(io);
+    jobs_.submit(io);
     return;
   }
-  AioChannel::finish(io, io_status_from_errno(error));
+  FileChannel::finish(io, io_status_from_errno(error));
 }
 
 bool AioGroup::poll() {
@@ -211,55 +197,7 @@ void AioGroup::on_completion(const AioCompletion& completion) {
   } else if (static_cast<uint64_t>(result) != expected_bytes) {
     status = IoStatus::kFailed;  // the file has become shorter, or met a limit
   }
-  AioChannel::finish(io, status);
-}
-
-// --- What has to block ---
-
-void AioGroup::submit_blocking(BlockIo& io) {
-  if (Work* job = free_jobs_.pop_front()) {
-    start_job(static_cast<Job&>(*job), io);
-  } else {
-    waiting_for_job_.push_back(io);
-  }
-}
-
-void AioGroup::start_job(Job& job, BlockIo& io) {
-  job.io = &io;
-  job.file = &AioChannel::file_of(io);
-  job.done_bytes = 0;
-  job.error = 0;
-  pool_.submit(job);
-}
-
-// On a thread of the pool: one slice.
-bool AioGroup::execute(BlockingJob& base) {
-  auto& job = static_cast<Job&>(base);
-  const BlockIo& io = *job.io;
-  if (io.type == IoType::kFlush) {
-    job.error = job.file->flush();
-    return true;
-  }
-  const bool discard = io.type == IoType::kDiscard;
-  const uint64_t slice_bytes = discard ? AioFile::kDiscardSliceBytes : AioFile::kZeroSliceBytes;
-  const uint64_t begin = io.offset_bytes + job.done_bytes;
-  // At multiples of the slice size, so that no unit of allocation is cut in two.
-  const uint64_t end = std::min(io.offset_bytes + io.length_bytes, (begin / slice_bytes + 1) * slice_bytes);
-  job.error =
-      discard ? job.file->discard(begin, end - begin) : job.file->write_zeroes(begin, end - begin, io.may_unmap);
-  job.done_bytes += end - begin;
-  return job.error != 0 || job.done_bytes == io.length_bytes;
-}
-
-void AioGroup::on_job_done(Job& job) {
-  BlockIo& io = *job.io;
-  const int error = job.pool_error != 0 ? job.pool_error : job.error;
-  if (Work* next = waiting_for_job_.pop_front()) {
-    start_job(job, static_cast<BlockIo&>(*next));
-  } else {
-    free_jobs_.push_back(job);
-  }
-  AioChannel::finish(io, io_status_from_errno(error));
+  FileChannel::finish(io, status);
 }
 
 }  // namespace sluice

@@ -9,7 +9,6 @@
 //             does not sleep.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,21 +17,17 @@
 #include "lib/base/log.h"
 #include "lib/bdev/aio/aio_context.h"
 #include "lib/bdev/block_io.h"
-#include "lib/bdev/blocking_pool.h"
+#include "lib/bdev/file_jobs.h"
 #include "lib/thread/poller.h"
 #include "lib/thread/thread_host.h"
 #include "lib/thread/timer.h"
 
 namespace sluice {
 
-class AioFile;
-
 class AioGroup final : public HostLocal, private Poller {
  public:
   // Requests that the kernel holds at a time; others wait here. 128 such groups fit into the usual fs.aio-max-nr.
   static constexpr size_t kSlots = 512;
-  // Blocking calls of this host that the pool holds at a time.
-  static constexpr size_t kJobs = 4;
 
   AioGroup(ThreadHost& host, const AioSystem& system, BlockingPool& pool);
   ~AioGroup() override;
@@ -43,13 +38,6 @@ class AioGroup final : public HostLocal, private Poller {
  private:
   struct Slot;
   struct Batch;
-  struct Job : BlockingJob {
-    AioGroup* group = nullptr;
-    BlockIo* io = nullptr;
-    AioFile* file = nullptr;
-    uint64_t done_bytes = 0;
-    int error = 0;
-  };
   struct SubmitWork : Work {
     AioGroup* group = nullptr;
   };
@@ -67,13 +55,8 @@ class AioGroup final : public HostLocal, private Poller {
   void prepare(Slot& slot, BlockIo& io) const;
   void on_completion(const AioCompletion& completion);
 
-  void submit_blocking(BlockIo& io);
-  void start_job(Job& job, BlockIo& io);
-  static bool execute(BlockingJob& base);
-  void on_job_done(Job& job);
-
   ThreadHost& host_;
-  BlockingPool& pool_;
+  FileJobs jobs_;
   AioContext context_;
   LogLimiter open_failures_;
 
@@ -85,10 +68,6 @@ class AioGroup final : public HostLocal, private Poller {
   Slot* free_slots_ = nullptr;
   uint32_t in_flight_ = 0;
   uint32_t silent_in_flight_ = 0;
-
-  std::array<Job, kJobs> jobs_;
-  Fifo<Work> free_jobs_;
-  Fifo<Work> waiting_for_job_;
 };
 
 }  // namespace sluice

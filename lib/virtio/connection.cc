@@ -1,13 +1,29 @@
-#include "lib/vhost/connection.h"
+#include "lib/virtio/connection.h"
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 
 #include <array>
 #include <cstring>
 
 namespace sluice::vhost {
+
+Result<UniqueFd> Connection::connect(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return fail(ENAMETOOLONG, "a socket path has 1 to 107 characters");
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return fail_errno("cannot create a socket");
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return fail_errno("cannot connect to the socket");
+  }
+  return socket;
+}
 
 Result<> Connection::start(LwThread& thread) {
   return thread.add_source(*this, socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
@@ -24,8 +40,11 @@ Task<Result<WireMessage>> Connection::read() {
   WireMessage message;
   if (auto got = co_await read_bytes(std::as_writable_bytes(std::span(&message.header, 1)), &message.fds); !got)
     co_return std::unexpected(got.error());
-  if ((message.header.flags & kVersionMask) != kVersion || (message.header.flags & kReplyFlag) != 0)
-    co_return fail(EPROTO, "this is not a vhost-user request");
+  const bool reply = (message.header.flags & kReplyFlag) != 0;
+  if ((message.header.flags & kVersionMask) != kVersion || reply != (incoming_ == Incoming::kReplies)) {
+    co_return fail(EPROTO, incoming_ == Incoming::kRequests ? "this is not a vhost-user request"
+                                                            : "this is not a vhost-user reply");
+  }
   if (message.header.size > kMaxPayloadSize) co_return fail(EPROTO, "a message announces too large a payload");
   message.payload.resize(message.header.size);
   if (auto got = co_await read_bytes(message.payload, nullptr); !got) co_return std::unexpected(got.error());
@@ -49,8 +68,8 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
       if (errno == EAGAIN) co_await readable_.wait();
       continue;
     }
-    if (got < 0) co_return fail_errno("cannot read from the front end");
-    if (got == 0) co_return fail(ECONNRESET, "the front end has closed the connection");
+    if (got < 0) co_return fail_errno("cannot read from the peer");
+    if (got == 0) co_return fail(ECONNRESET, "the peer has closed the connection");
     if (fds != nullptr) {
       for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
         if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
@@ -69,20 +88,35 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
   co_return Result<>{};
 }
 
-Task<Result<>> Connection::write(const Header& header, std::span<const std::byte> payload) {
+Task<Result<>> Connection::write(const Header& header, std::span<const std::byte> payload, std::span<const int> fds) {
   std::array<std::byte, sizeof(Header) + kMaxPayloadSize> buffer;
-  CHECK(payload.size() <= kMaxPayloadSize);
+  CHECK(payload.size() <= kMaxPayloadSize && fds.size() <= kMaxFds);
   std::memcpy(buffer.data(), &header, sizeof(header));
   if (!payload.empty()) std::memcpy(buffer.data() + sizeof(header), payload.data(), payload.size());
-  std::span<const std::byte> left = std::span(buffer).first(sizeof(header) + payload.size());
+  std::span<std::byte> left = std::span(buffer).first(sizeof(header) + payload.size());
   while (!left.empty()) {
-    const ssize_t sent = ::send(socket_.get(), left.data(), left.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    iovec iov{.iov_base = left.data(), .iov_len = left.size()};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
+    msghdr message{};
+    message.msg_iov = &iov;
+    message.msg_iovlen = 1;
+    if (!fds.empty()) {  // with the first byte
+      message.msg_control = control.data();
+      message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+      cmsghdr* part = CMSG_FIRSTHDR(&message);
+      part->cmsg_level = SOL_SOCKET;
+      part->cmsg_type = SCM_RIGHTS;
+      part->cmsg_len = CMSG_LEN(fds.size_bytes());
+      std::memcpy(CMSG_DATA(part), fds.data(), fds.size_bytes());
+    }
+    const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
       if (errno == EAGAIN) co_await writable_.wait();
       continue;
     }
-    if (sent < 0) co_return fail_errno("cannot write to the front end");
+    if (sent < 0) co_return fail(errno == EPIPE ? ECONNRESET : errno, "cannot write to the peer");
     left = left.subspan(static_cast<size_t>(sent));
+    fds = {};
   }
   co_return Result<>{};
 }

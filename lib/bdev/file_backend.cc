@@ -1,4 +1,4 @@
-#include "lib/bdev/aio/aio_file.h"
+#include "lib/bdev/file_backend.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -30,20 +30,31 @@ alignas(4096) std::byte zeroes[256U << 10];
 
 }  // namespace
 
-Result<std::unique_ptr<AioFile>> AioFile::open(const std::string& filename, uint32_t block_size_bytes, bool readonly) {
-  std::unique_ptr<AioFile> file(new AioFile);
+Result<std::unique_ptr<FileBackend>> FileBackend::open(const std::string& filename, uint32_t block_size_bytes, bool readonly) {
+  std::unique_ptr<FileBackend> file(new FileBackend);
   if (auto opened = file->open_fd(filename, readonly); !opened) return std::unexpected(opened.error());
   if (auto locked = file->lock(filename, readonly); !locked) return std::unexpected(locked.error());
   if (auto found = file->find_limits(block_size_bytes); !found) return std::unexpected(found.error());
-  if (auto size = file->size_bytes(); !size) return std::unexpected(size.error());
+  const Result<uint64_t> size_bytes = file->size_bytes();
+  if (!size_bytes) return std::unexpected(size_bytes.error());
+  file->opened_size_bytes_ = *size_bytes;
   file->find_discard(readonly);
   if (!file->direct_) {
-    log(LogLevel::kNotice, LogFlag::kAio, "{}: no direct I/O to this file; it goes through the page cache", filename);
+    log(LogLevel::kNotice, LogFlag::kBdev, "{}: no direct I/O to this file; it goes through the page cache", filename);
   }
   return file;
 }
 
-Result<> AioFile::open_fd(const std::string& filename, bool readonly) {
+FileBackend::~FileBackend() {
+  // The kernel may hold the open file a little longer than we do (as a registered file of an io_uring, up to a second
+  // on Linux 6.1), and with it the lock.
+  struct flock whole{};
+  whole.l_type = F_UNLCK;
+  whole.l_whence = SEEK_SET;
+  if (fd_ && !block_device_) ::fcntl(fd_.get(), F_OFD_SETLK, &whole);
+}
+
+Result<> FileBackend::open_fd(const std::string& filename, bool readonly) {
   // Looks before it opens, as opening a FIFO waits and opening a tape winds it, and again at what was opened.
   struct stat status{};
   if (::stat(filename.c_str(), &status) != 0) return fail_errno("cannot find the file");
@@ -72,18 +83,18 @@ Result<> AioFile::open_fd(const std::string& filename, bool readonly) {
 
 // Of the open file, not of the process: so that two bdevs of one daemon are kept apart as well, and closing one of
 // several descriptors does not unlock.
-Result<> AioFile::lock(const std::string& filename, bool readonly) const {
+Result<> FileBackend::lock(const std::string& filename, bool readonly) const {
   if (block_device_) return {};
   struct flock whole{};
   whole.l_type = readonly ? F_RDLCK : F_WRLCK;
   whole.l_whence = SEEK_SET;
   if (::fcntl(fd_.get(), F_OFD_SETLK, &whole) == 0) return {};
   if (errno == EAGAIN || errno == EACCES) return fail(EBUSY, "the file is in use by another bdev or another program");
-  log(LogLevel::kWarning, LogFlag::kAio, "{}: cannot be locked against use by others (errno {})", filename, errno);
+  log(LogLevel::kWarning, LogFlag::kBdev, "{}: cannot be locked against use by others (errno {})", filename, errno);
   return {};
 }
 
-Result<> AioFile::find_limits(uint32_t block_size_bytes) {
+Result<> FileBackend::find_limits(uint32_t block_size_bytes) {
   uint32_t least_bytes = 512;
   uint32_t memory_alignment_bytes = 0;
   uint32_t physical_bytes = 0;
@@ -110,7 +121,7 @@ Result<> AioFile::find_limits(uint32_t block_size_bytes) {
   }
   const uint32_t block_bytes = block_size_bytes == 0 ? std::max(least_bytes, 512U) : block_size_bytes;
   if (!std::has_single_bit(block_bytes) || block_bytes < 512 || block_bytes > kMaxBlockBytes) {
-    return fail(EINVAL, "the block size of an aio bdev is a power of two from 512 to 65536");
+    return fail(EINVAL, "the block size is a power of two from 512 to 65536");
   }
   if (block_bytes < least_bytes) {
     return fail(EINVAL, "the block size is smaller than that of the device, or than direct I/O to this file takes");
@@ -125,12 +136,12 @@ Result<> AioFile::find_limits(uint32_t block_size_bytes) {
   return {};
 }
 
-bool AioFile::is_in_memory() const {
+bool FileBackend::is_in_memory() const {
   struct statfs system{};
   return ::fstatfs(fd_.get(), &system) == 0 && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
 }
 
-Result<uint64_t> AioFile::size_bytes() const {
+Result<uint64_t> FileBackend::size_bytes() const {
   uint64_t size = 0;
   if (block_device_) {
     if (::ioctl(fd_.get(), BLKGETSIZE64, &size) != 0) return fail_errno("cannot get the size of the device");
@@ -146,7 +157,7 @@ Result<uint64_t> AioFile::size_bytes() const {
 }
 
 // Without changing what the file holds: by asking the device's queue, or punching a hole behind the file's end.
-void AioFile::find_discard(bool readonly) {
+void FileBackend::find_discard(bool readonly) {
   if (readonly) return;
   if (block_device_) {
     can_discard_ = queue_limit("discard_max_bytes") > 0;
@@ -160,7 +171,7 @@ void AioFile::find_discard(bool readonly) {
 }
 
 // A number of /sys/block/*/queue; 0 if there is none. A partition's queue is that of its disk, the folder above.
-uint64_t AioFile::queue_limit(const char* name) const {
+uint64_t FileBackend::queue_limit(const char* name) const {
   for (const char* folder : {"queue", "../queue"}) {
     const std::string path =
         fmt::format("/sys/dev/block/{}:{}/{}/{}", major(device_number_), minor(device_number_), folder, name);
@@ -171,15 +182,15 @@ uint64_t AioFile::queue_limit(const char* name) const {
   return 0;
 }
 
-int AioFile::flush() const { return ::fdatasync(fd_.get()) == 0 ? 0 : errno; }
+int FileBackend::flush() const { return ::fdatasync(fd_.get()) == 0 ? 0 : errno; }
 
-int AioFile::discard(uint64_t offset_bytes, uint64_t length_bytes) const {
+int FileBackend::discard(uint64_t offset_bytes, uint64_t length_bytes) const {
   if (!block_device_) return zero_by_fallocate(FALLOC_FL_PUNCH_HOLE, offset_bytes, length_bytes);
   uint64_t range[2] = {offset_bytes, length_bytes};
   return ::ioctl(fd_.get(), BLKDISCARD, range) == 0 ? 0 : errno;
 }
 
-int AioFile::write_zeroes(uint64_t offset_bytes, uint64_t length_bytes, bool may_unmap) {
+int FileBackend::write_zeroes(uint64_t offset_bytes, uint64_t length_bytes, bool may_unmap) {
   if (block_device_) {
     uint64_t range[2] = {offset_bytes, length_bytes};
     return ::ioctl(fd_.get(), BLKZEROOUT, range) == 0 ? 0 : errno;
@@ -193,13 +204,13 @@ int AioFile::write_zeroes(uint64_t offset_bytes, uint64_t length_bytes, bool may
   return zero_by_writing(offset_bytes, length_bytes);
 }
 
-int AioFile::zero_by_fallocate(int mode, uint64_t offset_bytes, uint64_t length_bytes) const {
+int FileBackend::zero_by_fallocate(int mode, uint64_t offset_bytes, uint64_t length_bytes) const {
   const int done = ::fallocate(fd_.get(), mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset_bytes),
                                static_cast<off_t>(length_bytes));
   return done == 0 ? 0 : errno;
 }
 
-int AioFile::zero_by_writing(uint64_t offset_bytes, uint64_t length_bytes) const {
+int FileBackend::zero_by_writing(uint64_t offset_bytes, uint64_t length_bytes) const {
   while (length_bytes > 0) {
     const size_t piece_bytes = std::min<uint64_t>(length_bytes, sizeof(zeroes));
     const ssize_t written = ::pwrite(fd_.get(), zeroes, piece_bytes, static_cast<off_t>(offset_bytes));

@@ -1,3 +1,4 @@
+// What must hold for bdevs in files, whichever interface of the kernel they use: aio and io_uring.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/loop.h>
@@ -11,9 +12,11 @@
 #include <csignal>
 #include <filesystem>
 #include <memory>
-#include <optional>
+#include <string>
+#include <tuple>
 
 #include "lib/bdev/aio/aio_bdev.h"
+#include "lib/bdev/uring/uring_bdev.h"
 #include "test/support/allocation_count.h"
 #include "test/support/disk_user.h"
 #include "test/support/temp_file.h"
@@ -23,23 +26,73 @@ namespace {
 
 constexpr uint64_t kMiB = 1U << 20;
 
-Poller* find_poller(LwThread& thread) {
-  Poller* found = nullptr;
-  thread.for_each_poller([&found](Poller& poller) {
-    if (std::string_view(poller.name()) == "aio") found = &poller;
-  });
-  return found;
-}
+enum class Interface : uint8_t { kAio, kUring };
 
-// The module outlives the hosts, whose queues it is the key of.
-class AioTest : public testing::TestWithParam<TempFile::Kind> {
+struct FileOptions {
+  std::string name;
+  std::string filename;
+  Uuid uuid;
+  uint32_t block_size_bytes = 0;
+  bool readonly = false;
+};
+
+// One of the modules. Outlives the hosts, whose queues it is the key of.
+class FileModule {
+ public:
+  explicit FileModule(Interface interface) : interface_(interface) {}
+
+  Result<std::unique_ptr<Bdev>> create(const FileOptions& options) {
+    if (interface_ == Interface::kAio) {
+      return aio_.create({.name = options.name,
+                          .filename = options.filename,
+                          .uuid = options.uuid,
+                          .block_size_bytes = options.block_size_bytes,
+                          .readonly = options.readonly});
+    }
+    return uring_.create({.name = options.name,
+                          .filename = options.filename,
+                          .uuid = options.uuid,
+                          .block_size_bytes = options.block_size_bytes,
+                          .readonly = options.readonly});
+  }
+  Result<> rescan(BdevManager& bdevs, Bdev& bdev) {
+    return interface_ == Interface::kAio ? aio_.rescan(bdevs, bdev) : uring_.rescan(bdevs, bdev);
+  }
+
+  // Whether this kernel, as it is set up, has what the module needs.
+  bool usable() {
+    const TempFile file(kMiB, TempFile::Kind::kMemory);
+    return create({.name = "trial", .filename = file.path()}).has_value();
+  }
+  const char* product_name() const { return interface_ == Interface::kAio ? "AIO disk" : "URING bdev"; }
+  Poller* find_poller(LwThread& thread) const {
+    const std::string_view name = interface_ == Interface::kAio ? "aio" : "uring";
+    Poller* found = nullptr;
+    thread.for_each_poller([&](Poller& poller) {
+      if (poller.name() == name) found = &poller;
+    });
+    return found;
+  }
+
+ private:
+  const Interface interface_;
+  AioModule aio_;
+  UringModule uring_;
+};
+
+class FileTestBase : public testing::Test {
  protected:
-  Bdev& add(const std::string& path, AioBdevOptions options = {}) {
+  explicit FileTestBase(Interface interface, size_t host_count = 1) : module_(interface), world_(host_count) {}
+
+  void SetUp() override {
+    if (!module_.usable()) GTEST_SKIP() << "this kernel has no io_uring, or it is disabled";
+  }
+  Bdev& add(const std::string& path, FileOptions options = {}) {
     options.name = "disk";
     options.filename = path;
     return world_.add(module_.create(options));
   }
-  int refused(const AioBdevOptions& options) {
+  int refused(const FileOptions& options) {
     const auto made = module_.create(options);
     return made ? 0 : made.error().code;
   }
@@ -48,16 +101,32 @@ class AioTest : public testing::TestWithParam<TempFile::Kind> {
     return scanned ? 0 : scanned.error().code;
   }
 
-  AioModule module_;
+  FileModule module_;
   BdevWorld world_;
 };
 
-// What must hold for both kinds of file: with direct I/O, and through the page cache.
-INSTANTIATE_TEST_SUITE_P(, AioTest, testing::Values(TempFile::Kind::kDisk, TempFile::Kind::kMemory),
-                         [](const auto& kind) { return kind.param == TempFile::Kind::kDisk ? "Disk" : "Memory"; });
+// With direct I/O, and through the page cache.
+class FileBdevTest : public FileTestBase,
+                     public testing::WithParamInterface<std::tuple<Interface, TempFile::Kind>> {
+ protected:
+  FileBdevTest() : FileTestBase(std::get<0>(GetParam())) {}
+  static TempFile::Kind kind() { return std::get<1>(GetParam()); }
+};
 
-TEST_P(AioTest, WritesToTheFileAndReadsItBack) {
-  const TempFile file(kMiB, GetParam());
+std::string name_of(Interface interface) { return interface == Interface::kAio ? "Aio" : "Uring"; }
+
+std::string name_of(const testing::TestParamInfo<std::tuple<Interface, TempFile::Kind>>& test) {
+  const auto [interface, kind] = test.param;
+  return name_of(interface) + (kind == TempFile::Kind::kDisk ? "Disk" : "Memory");
+}
+
+INSTANTIATE_TEST_SUITE_P(, FileBdevTest,
+                         testing::Combine(testing::Values(Interface::kAio, Interface::kUring),
+                                          testing::Values(TempFile::Kind::kDisk, TempFile::Kind::kMemory)),
+                         [](const auto& test) { return name_of(test); });
+
+TEST_P(FileBdevTest, WritesToTheFileAndReadsItBack) {
+  const TempFile file(kMiB, kind());
   add(file.path());
   DiskUser user(world_);
   PageBuffer data(16'384, 1);
@@ -75,8 +144,8 @@ TEST_P(AioTest, WritesToTheFileAndReadsItBack) {
   EXPECT_EQ(back, data);
 }
 
-TEST_P(AioTest, TakesBuffersOfAnyAlignment) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, TakesBuffersOfAnyAlignment) {
+  const TempFile file(kMiB, kind());
   add(file.path());
   DiskUser user(world_);
   PageBuffer data(16'384, 1);
@@ -91,8 +160,8 @@ TEST_P(AioTest, TakesBuffersOfAnyAlignment) {
   EXPECT_TRUE(std::ranges::equal(back.bytes(2000, 7168), data.bytes(1027, 7168)));
 }
 
-TEST_P(AioTest, DiscardFreesSpaceAndReadsZeroes) {
-  const TempFile file(4 * kMiB, GetParam());
+TEST_P(FileBdevTest, DiscardFreesSpaceAndReadsZeroes) {
+  const TempFile file(4 * kMiB, kind());
   const Bdev& bdev = add(file.path());
   if (!bdev.supports(IoType::kDiscard)) GTEST_SKIP() << "the file system cannot punch holes";
   DiskUser user(world_);
@@ -108,8 +177,8 @@ TEST_P(AioTest, DiscardFreesSpaceAndReadsZeroes) {
   EXPECT_TRUE(std::ranges::equal(back.bytes(3 * kMiB, kMiB), data.bytes(3 * kMiB, kMiB)));
 }
 
-TEST_P(AioTest, WriteZeroesKeepsTheSpaceUnlessItMayBeFreed) {
-  const TempFile file(4 * kMiB, GetParam());
+TEST_P(FileBdevTest, WriteZeroesKeepsTheSpaceUnlessItMayBeFreed) {
+  const TempFile file(4 * kMiB, kind());
   const Bdev& bdev = add(file.path());
   DiskUser user(world_);
   PageBuffer data(4 * kMiB, 1);
@@ -130,8 +199,8 @@ TEST_P(AioTest, WriteZeroesKeepsTheSpaceUnlessItMayBeFreed) {
   }
 }
 
-TEST_P(AioTest, ManyMoreDiscardsThanThreads) {
-  const TempFile file(4 * kMiB, GetParam());
+TEST_P(FileBdevTest, ManyMoreDiscardsThanThreads) {
+  const TempFile file(4 * kMiB, kind());
   if (!add(file.path()).supports(IoType::kDiscard)) GTEST_SKIP() << "the file system cannot punch holes";
   DiskUser user(world_);
   std::vector<std::unique_ptr<TestIo>> ios;
@@ -141,8 +210,8 @@ TEST_P(AioTest, ManyMoreDiscardsThanThreads) {
   for (const auto& io : ios) EXPECT_EQ(user.finish(*io), IoStatus::kOk);
 }
 
-TEST_P(AioTest, ManyMoreRequestsThanTheKernelHolds) {
-  const TempFile file(16 * kMiB, GetParam());
+TEST_P(FileBdevTest, ManyMoreRequestsThanTheKernelHolds) {
+  const TempFile file(16 * kMiB, kind());
   add(file.path());
   DiskUser user(world_);
   PageBuffer data(16 * kMiB, 1);
@@ -158,8 +227,8 @@ TEST_P(AioTest, ManyMoreRequestsThanTheKernelHolds) {
   EXPECT_EQ(back, data);
 }
 
-TEST_P(AioTest, GrowsWithItsFileWhenRescanned) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, GrowsWithItsFileWhenRescanned) {
+  const TempFile file(kMiB, kind());
   Bdev& bdev = add(file.path());
   DiskUser user(world_);
   PageBuffer data(4096, 1);
@@ -181,8 +250,8 @@ TEST_P(AioTest, GrowsWithItsFileWhenRescanned) {
   EXPECT_EQ(bdev.size_bytes(), 2 * kMiB);
 }
 
-TEST_P(AioTest, ReadBeyondTheEndOfAShrunkFileFails) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, ReadBeyondTheEndOfAShrunkFileFails) {
+  const TempFile file(kMiB, kind());
   add(file.path());
   DiskUser user(world_);
   file.resize(kMiB - 4096);
@@ -192,8 +261,8 @@ TEST_P(AioTest, ReadBeyondTheEndOfAShrunkFileFails) {
   EXPECT_EQ(user.read(kMiB - 8192, back.bytes(0, 4096)), IoStatus::kOk);
 }
 
-TEST_P(AioTest, WriteBeyondTheFileSizeLimitFails) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, WriteBeyondTheFileSizeLimitFails) {
+  const TempFile file(kMiB, kind());
   add(file.path());
   DiskUser user(world_);
   PageBuffer data(8192, 1);
@@ -209,8 +278,8 @@ TEST_P(AioTest, WriteBeyondTheFileSizeLimitFails) {
   std::signal(SIGXFSZ, handler);
 }
 
-TEST_P(AioTest, ReadOnlyDiskRefusesChanges) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, ReadOnlyDiskRefusesChanges) {
+  const TempFile file(kMiB, kind());
   const Bdev& bdev = add(file.path(), {.readonly = true});
   EXPECT_TRUE(bdev.readonly());
   DiskUser user(world_, "disk", false);
@@ -222,8 +291,8 @@ TEST_P(AioTest, ReadOnlyDiskRefusesChanges) {
   EXPECT_EQ(user.flush(), IoStatus::kOk);
 }
 
-TEST_P(AioTest, OneFileHasOneWriterOrManyReaders) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, OneFileHasOneWriterOrManyReaders) {
+  const TempFile file(kMiB, kind());
   add(file.path());
   EXPECT_EQ(refused({.name = "second", .filename = file.path()}), EBUSY);
   EXPECT_EQ(refused({.name = "second", .filename = file.path(), .readonly = true}), EBUSY);
@@ -233,15 +302,15 @@ TEST_P(AioTest, OneFileHasOneWriterOrManyReaders) {
   EXPECT_EQ(refused({.name = "second", .filename = file.path()}), EBUSY);
 }
 
-TEST_P(AioTest, ResetSucceeds) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, ResetSucceeds) {
+  const TempFile file(kMiB, kind());
   add(file.path());
   DiskUser user(world_);
   EXPECT_EQ(user.reset(), IoStatus::kOk);
 }
 
-TEST_P(AioTest, SleepsWhenIdleInEveryMode) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, SleepsWhenIdleInEveryMode) {
+  const TempFile file(kMiB, kind());
   add(file.path());
   DiskUser user(world_);
   PageBuffer buffer(4096);
@@ -249,13 +318,13 @@ TEST_P(AioTest, SleepsWhenIdleInEveryMode) {
     world_.hosts.set_mode(mode, 50 * kNsPerUs);
     for (int i = 0; i < 3; ++i) EXPECT_EQ(user.read(0, buffer.bytes()), IoStatus::kOk);
     world_.hosts.run_until_idle();
-    EXPECT_FALSE(find_poller(world_.app())->hot());
+    EXPECT_FALSE(module_.find_poller(world_.app())->hot());
     EXPECT_FALSE(world_.hosts[0].runnable());
   }
 }
 
-TEST_P(AioTest, AllocatesNothingPerRequest) {
-  const TempFile file(kMiB, GetParam());
+TEST_P(FileBdevTest, AllocatesNothingPerRequest) {
+  const TempFile file(kMiB, kind());
   const bool discards = add(file.path()).supports(IoType::kDiscard);
   DiskUser user(world_);
   PageBuffer buffer(65'536, 1);
@@ -283,29 +352,37 @@ TEST_P(AioTest, AllocatesNothingPerRequest) {
 
 // --- What does not depend on the kind of file ---
 
-TEST_F(AioTest, UsesDirectIoWhereTheFileSystemHasIt) {
+class FileModuleTest : public FileTestBase, public testing::WithParamInterface<Interface> {
+ protected:
+  explicit FileModuleTest(size_t host_count = 1) : FileTestBase(GetParam(), host_count) {}
+};
+
+INSTANTIATE_TEST_SUITE_P(, FileModuleTest, testing::Values(Interface::kAio, Interface::kUring),
+                         [](const auto& test) { return name_of(test.param); });
+
+TEST_P(FileModuleTest, UsesDirectIoWhereTheFileSystemHasIt) {
   const TempFile file(kMiB);
   const UniqueFd probe(::open(file.path().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
   if (!probe) GTEST_SKIP() << "the folder for temporary files is on a file system without direct I/O";
   EXPECT_GE(add(file.path()).limits().buffer_alignment_bytes, 512U);
 }
 
-TEST_F(AioTest, UsesThePageCacheInMemoryFileSystems) {
+TEST_P(FileModuleTest, UsesThePageCacheInMemoryFileSystems) {
   const TempFile file(kMiB, TempFile::Kind::kMemory);
   EXPECT_EQ(add(file.path()).limits().buffer_alignment_bytes, 1U);
 }
 
-TEST_F(AioTest, HasTheParametersItWasMadeWith) {
+TEST_P(FileModuleTest, HasTheParametersItWasMadeWith) {
   const TempFile file(kMiB);
   const Uuid uuid = Uuid::random();
   const Bdev& bdev = add(file.path(), {.uuid = uuid, .block_size_bytes = 4096});
-  EXPECT_STREQ(bdev.product_name(), "AIO disk");
+  EXPECT_STREQ(bdev.product_name(), module_.product_name());
   EXPECT_EQ(bdev.uuid(), uuid);
   EXPECT_EQ(bdev.size_bytes(), kMiB);
   EXPECT_EQ(bdev.limits().block_size_bytes, 4096U);
 }
 
-TEST_F(AioTest, RefusesWhatIsNoDisk) {
+TEST_P(FileModuleTest, RefusesWhatIsNoDisk) {
   const TempFile file(kMiB);
   const std::string folder = std::filesystem::temp_directory_path();
   const std::string fifo = file.path() + ".fifo";
@@ -318,7 +395,7 @@ TEST_F(AioTest, RefusesWhatIsNoDisk) {
   ::unlink(fifo.c_str());
 }
 
-TEST_F(AioTest, RefusesWrongSizes) {
+TEST_P(FileModuleTest, RefusesWrongSizes) {
   const TempFile file(kMiB);
   for (const uint32_t block_size : {1U, 256U, 520U, 3072U, 131'072U}) {
     EXPECT_EQ(refused({.name = "disk", .filename = file.path(), .block_size_bytes = block_size}), EINVAL);
@@ -332,7 +409,7 @@ TEST_F(AioTest, RefusesWrongSizes) {
   EXPECT_EQ(refused({.name = "disk", .filename = file.path()}), EINVAL);
 }
 
-TEST_F(AioTest, RescansAioDisksOnly) {
+TEST_P(FileModuleTest, RescansItsOwnDisksOnly) {
   struct Other final : Bdev {
     Other() : Bdev({.name = "other", .product_name = "other", .size_bytes = 512, .io_types = {IoType::kRead}}) {}
     Result<std::unique_ptr<BdevChannel>> make_channel() override { return fail(ENODEV, ""); }
@@ -340,21 +417,27 @@ TEST_F(AioTest, RescansAioDisksOnly) {
   EXPECT_EQ(rescan(world_.add(std::make_unique<Other>())), ENODEV);
 }
 
-TEST(AioHosts, EachHasAQueueOfItsOwn) {
+class FileHostsTest : public FileModuleTest {
+ protected:
+  FileHostsTest() : FileModuleTest(3) {}
+};
+
+INSTANTIATE_TEST_SUITE_P(, FileHostsTest, testing::Values(Interface::kAio, Interface::kUring),
+                         [](const auto& test) { return name_of(test.param); });
+
+TEST_P(FileHostsTest, EachHasAQueueOfItsOwn) {
   const TempFile file(kMiB);
-  AioModule module;
-  BdevWorld world(3);
-  world.add(module.create({.name = "disk", .filename = file.path()}));
+  add(file.path());
   std::vector<std::unique_ptr<DiskUser>> users;
-  for (size_t i = 0; i < 3; ++i) users.push_back(std::make_unique<DiskUser>(world, "disk", world.hosts.home(i)));
+  for (size_t i = 0; i < 3; ++i) users.push_back(std::make_unique<DiskUser>(world_, "disk", world_.hosts.home(i)));
   PageBuffer data(4096, 1);
   PageBuffer back(4096);
   ASSERT_EQ(users[0]->write(0, data.bytes()), IoStatus::kOk);
   ASSERT_EQ(users[1]->read(0, back.bytes()), IoStatus::kOk);
   EXPECT_EQ(back, data);
-  EXPECT_NE(find_poller(world.hosts.home(0)), nullptr);
-  EXPECT_NE(find_poller(world.hosts.home(1)), nullptr);
-  EXPECT_EQ(find_poller(world.hosts.home(2)), nullptr) << "made before its first request";
+  EXPECT_NE(module_.find_poller(world_.hosts.home(0)), nullptr);
+  EXPECT_NE(module_.find_poller(world_.hosts.home(1)), nullptr);
+  EXPECT_EQ(module_.find_poller(world_.hosts.home(2)), nullptr) << "made before its first request";
 }
 
 // A block device on a file: needs root and the loop driver.
@@ -383,7 +466,7 @@ class LoopDevice {
   const UniqueFd device_;
 };
 
-TEST_F(AioTest, BlockDevice) {
+TEST_P(FileModuleTest, BlockDevice) {
   const TempFile file(8 * kMiB);
   const auto loop = LoopDevice::attach(file);
   if (loop == nullptr) GTEST_SKIP() << "no loop device can be set up (needs root)";

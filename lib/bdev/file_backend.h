@@ -1,4 +1,4 @@
-// AioFile: an open file or block device: what it can do, and the operations on it that block.
+// FileBackend: an open file or block device: what it can do, and the operations on it that block.
 // Thread: any, also at the same time.
 #pragma once
 
@@ -13,17 +13,22 @@
 
 namespace sluice {
 
-class AioFile {
+class FileBackend {
  public:
-  // Opens and locks it. Errors: as AioModule::create().
-  static Result<std::unique_ptr<AioFile>> open(const std::string& filename, uint32_t block_size_bytes, bool readonly);
+  // Opens the file and holds it, against any second opener, until this is destroyed.
+  // Errors: those of open(2); EINVAL (neither a block device nor a regular file; block size; size not a positive
+  // multiple of it); EBUSY (in use: by another bdev, another daemon, or a mounted file system).
+  static Result<std::unique_ptr<FileBackend>> open(const std::string& filename, uint32_t block_size_bytes, bool readonly);
+  ~FileBackend();
 
   // Constant after construction.
   int fd() const { return fd_.get(); }
   // Requests go past the page cache; otherwise they are carried out while they are submitted.
   bool direct() const { return direct_; }
   bool can_discard() const { return can_discard_; }
+  bool is_block_device() const { return block_device_; }
   const BdevLimits& limits() const { return limits_; }
+  uint64_t opened_size_bytes() const { return opened_size_bytes_; }
 
   // The size now. Errors: EINVAL (not a positive multiple of the block size).
   Result<uint64_t> size_bytes() const;
@@ -42,7 +47,7 @@ class AioFile {
   static constexpr uint64_t kZeroSliceBytes = 64U << 20;
 
  private:
-  AioFile() = default;
+  FileBackend() = default;
 
   Result<> open_fd(const std::string& filename, bool readonly);
   Result<> lock(const std::string& filename, bool readonly) const;
@@ -60,6 +65,7 @@ class AioFile {
   uint32_t preferred_bytes_ = 0;
   bool can_discard_ = false;
   BdevLimits limits_;
+  uint64_t opened_size_bytes_ = 0;
   std::atomic<bool> has_async_flush_ = true;
   std::atomic<bool> has_zero_range_ = true;
 };

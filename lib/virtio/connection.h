@@ -1,0 +1,78 @@
+// Connection: one vhost-user socket: whole messages in and out, without ever blocking the thread. For either side.
+//
+// Thread:     the one it is started on.
+// Ownership:  owns the socket. One task reads, and one writes; no two at once.
+// Source:     Vhost-user Protocol, "Message Specification", "Communication".
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "lib/base/result.h"
+#include "lib/base/unique_fd.h"
+#include "lib/thread/await.h"
+#include "lib/thread/event_source.h"
+#include "lib/virtio/wire.h"
+
+namespace sluice::vhost {
+
+struct WireMessage {
+  Header header;
+  std::vector<std::byte> payload;
+  std::vector<UniqueFd> fds;
+
+  Request request() const { return static_cast<Request>(header.request); }
+  bool need_reply() const { return (header.flags & kNeedReplyFlag) != 0; }
+};
+
+// What a peer may send: front ends send requests on the main socket, and replies on the back end's channel.
+enum class Incoming : uint8_t { kRequests, kReplies };
+
+class Connection final : public EventSource {
+ public:
+  explicit Connection(UniqueFd socket, Incoming incoming = Incoming::kRequests)
+      : socket_(std::move(socket)), incoming_(incoming) {}
+
+  // Connects to a back end that listens on `path`. Errors: ENAMETOOLONG; EAGAIN (its backlog is full); those of
+  // connect(2), such as ENOENT and ECONNREFUSED.
+  static Result<UniqueFd> connect(const std::string& path);
+
+  Result<> start(LwThread& thread);
+  // Ends the reading and writing that is in progress, and all to come, with an error.
+  void shut_down();
+
+  // Reads the next message. Errors: ECONNRESET (the peer has gone, also in the middle of a message); EPROTO (not a
+  // vhost-user message, or too large); EMSGSIZE (more descriptors than a message may carry).
+  Task<Result<WireMessage>> read();
+  // Writes a whole message, with at most kMaxFds descriptors, which stay the caller's.
+  Task<Result<>> write(const Header& header, std::span<const std::byte> payload, std::span<const int> fds = {});
+
+  void on_event(uint32_t events) override;
+
+ private:
+  Task<Result<>> read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds);
+
+  UniqueFd socket_;
+  const Incoming incoming_;
+  Event readable_;
+  Event writable_;
+};
+
+// The payload as a structure. Requires: it is large enough.
+template <typename Payload>
+Payload payload_of(const WireMessage& message) {
+  Payload payload;
+  std::memcpy(&payload, message.payload.data(), sizeof(payload));
+  return payload;
+}
+
+// The bytes of a payload, or of a header.
+template <typename Payload>
+std::span<const std::byte> payload_bytes(const Payload& payload) {
+  return std::as_bytes(std::span(&payload, 1));
+}
+
+}  // namespace sluice::vhost
