@@ -327,7 +327,8 @@ void add_uring_methods(MethodTable& table, RpcContext& context) {
       {"bdev_uring_create", "Makes a disk of a file or of a block device of the host, through io_uring.", kName},
       {required("filename", &CreateUring::filename, "the file, or the device node"),
        required("name", &CreateUring::name, "its name"),
-       optional("block_size", &CreateUring::block_size, "bytes; a power of two, 512 to 65536; 0: what the file asks for"),
+       optional("block_size", &CreateUring::block_size,
+                "bytes; a power of two, 512 to 65536; 0: what the file asks for"),
        optional("uuid", &CreateUring::uuid, "a random one when left out"),
        optional("readonly", &CreateUring::readonly, "open it for reading only")},
       bind_context(context, create_uring)));

@@ -10,9 +10,7 @@
 #include "rpc/limits.h"
 
 namespace sluice::rpc {
-namespace {
-
-}  // namespace
+namespace {}  // namespace
 
 struct Server::Client : Connection, ListHook<ClientTag> {
   explicit Client(UniqueFd socket) : Connection(std::move(socket)) {}

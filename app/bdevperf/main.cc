@@ -61,10 +61,12 @@ class Reader {
   void read(const char* option, const std::string& text, Parse parse, Target& target, std::string_view expected) {
     if (text.empty() || !complaint_.empty()) return;
     const std::optional<T> value = parse(text);
-    if (value) {
+    if (!value) {
+      complaint_ = fmt::format("{} must be {}, not '{}'", option, expected, text);
+    } else if constexpr (std::is_same_v<T, Target>) {
       target = *value;
     } else {
-      complaint_ = fmt::format("{} must be {}, not '{}'", option, expected, text);
+      target = value;
     }
   }
   const std::string& complaint() const { return complaint_; }

@@ -13,7 +13,7 @@ namespace {
 // How many bits a unit shifts by; nothing for what is no unit.
 std::optional<unsigned> parse_unit(std::string_view unit) {
   const std::string_view after = unit.empty() ? unit : unit.substr(1);
-  if (after != "" && after != "B" && after != "iB") return std::nullopt;
+  if (!after.empty() && after != "B" && after != "iB") return std::nullopt;
   switch (unit.empty() ? '\0' : unit.front()) {
     case 'k':
     case 'K':

@@ -196,10 +196,12 @@ class Program {
       return std::unexpected(fmt::format("queue_depth must be 1 to {}", kMaxQueueDepth));
     }
     if (given.rw_percentage && *given.rw_percentage > 100) return std::unexpected("rw_percentage must be 0 to 100");
-    if (given.workload_type && !(params.workload = parse_workload(*given.workload_type))) {
+    if (given.workload_type) params.workload = parse_workload(*given.workload_type);
+    if (given.workload_type && !params.workload) {
       return std::unexpected(fmt::format("workload_type must be one of {}", workload_names()));
     }
-    if (given.io_size && !(params.io_size_bytes = parse_io_size(*given.io_size))) {
+    if (given.io_size) params.io_size_bytes = parse_io_size(*given.io_size);
+    if (given.io_size && !params.io_size_bytes) {
       return std::unexpected("io_size must be a number of bytes, such as \"4096\" or \"4K\", up to 1G");
     }
     return params;

@@ -30,7 +30,8 @@ alignas(4096) std::byte zeroes[256U << 10];
 
 }  // namespace
 
-Result<std::unique_ptr<FileBackend>> FileBackend::open(const std::string& filename, uint32_t block_size_bytes, bool readonly) {
+Result<std::unique_ptr<FileBackend>> FileBackend::open(const std::string& filename, uint32_t block_size_bytes,
+                                                       bool readonly) {
   std::unique_ptr<FileBackend> file(new FileBackend);
   if (auto opened = file->open_fd(filename, readonly); !opened) return std::unexpected(opened.error());
   if (auto locked = file->lock(filename, readonly); !locked) return std::unexpected(locked.error());
@@ -38,6 +39,9 @@ Result<std::unique_ptr<FileBackend>> FileBackend::open(const std::string& filena
   const Result<uint64_t> size_bytes = file->size_bytes();
   if (!size_bytes) return std::unexpected(size_bytes.error());
   file->opened_size_bytes_ = *size_bytes;
+  // Otherwise the first read after a write makes the file system note the time, in its journal. Only the owner of the
+  // file, or root, may ask for this.
+  if (const int flags = ::fcntl(file->fd(), F_GETFL); flags >= 0) ::fcntl(file->fd(), F_SETFL, flags | O_NOATIME);
   file->find_discard(readonly);
   if (!file->direct_) {
     log(LogLevel::kNotice, LogFlag::kBdev, "{}: no direct I/O to this file; it goes through the page cache", filename);

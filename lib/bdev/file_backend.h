@@ -18,7 +18,8 @@ class FileBackend {
   // Opens the file and holds it, against any second opener, until this is destroyed.
   // Errors: those of open(2); EINVAL (neither a block device nor a regular file; block size; size not a positive
   // multiple of it); EBUSY (in use: by another bdev, another daemon, or a mounted file system).
-  static Result<std::unique_ptr<FileBackend>> open(const std::string& filename, uint32_t block_size_bytes, bool readonly);
+  static Result<std::unique_ptr<FileBackend>> open(const std::string& filename, uint32_t block_size_bytes,
+                                                   bool readonly);
   ~FileBackend();
 
   // Constant after construction.

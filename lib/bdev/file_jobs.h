@@ -1,5 +1,5 @@
-// FileJobs: the requests of one host to files that have no asynchronous form: discard, write zeroes, and flush where the
-// kernel cannot do it asynchronously. They run on a BlockingPool, large ones in slices.
+// FileJobs: the requests of one host to files that have no asynchronous form: discard, write zeroes, and flush where
+// the kernel cannot do it asynchronously. They run on a BlockingPool, large ones in slices.
 //
 // Thread:    the host's OS thread.
 // Ownership: borrows the pool, and the requests, which are those of FileChannels. Requires: none is left when it is

@@ -19,7 +19,49 @@ constexpr uint32_t kMaxSlices = 256;
 
 }  // namespace
 
-void SplitIo::FreeBuffer::operator()(std::byte* buffer) const { std::free(buffer); }
+struct SplitIo::BounceBuffer {
+  std::byte* const bytes = static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceBytes));  // or nullptr
+
+  BounceBuffer() = default;
+  BounceBuffer(const BounceBuffer&) = delete;
+  BounceBuffer& operator=(const BounceBuffer&) = delete;
+  ~BounceBuffer() { std::free(bytes); }
+};
+
+// Who of a host may use a bounce buffer now, and who waits.
+// Invariant: nobody waits while there is a free one.
+class SplitIo::BounceTurns final : public HostLocal {
+ public:
+  static BounceTurns& of(ThreadHost& host) {
+    static constexpr char key = 0;
+    return host.local<BounceTurns>(&key, [] { return std::make_unique<BounceTurns>(); });
+  }
+
+  // False: it waits, and is run when it is its turn.
+  bool take(SplitIo& io) {
+    if (free_ == 0) {
+      waiting_.push_back(io);
+      return false;
+    }
+    --free_;
+    return true;
+  }
+
+  void give_back() {
+    if (Work* next = waiting_.pop_front()) {
+      static_cast<SplitIo*>(next)->target->defer(*next);
+    } else {
+      ++free_;
+    }
+  }
+
+ private:
+  uint32_t free_ = kMaxBounceBuffers;
+  Fifo<Work> waiting_;
+};
+
+SplitIo::SplitIo() = default;
+SplitIo::~SplitIo() = default;
 
 void SplitIo::start(BdevChannel& channel, BlockIo& parent) {
   SplitIo* io = ElasticPool<SplitIo>::of(channel.thread().host()).take().release();  // until finish()
@@ -29,7 +71,7 @@ void SplitIo::start(BdevChannel& channel, BlockIo& parent) {
   io->type = parent.type;
   io->channel = &channel;
   io->target = parent.target;
-  io->run = [](Work& work) { static_cast<SplitIo&>(work).on_piece_done(); };
+  io->submit_ns = kPiece;
   io->next_piece();
 }
 
@@ -41,12 +83,20 @@ void SplitIo::next_piece() {
     max_bytes = std::min(max_bytes, limits.optimal_boundary_bytes - offset_bytes % limits.optimal_boundary_bytes);
   }
   max_bytes -= max_bytes % limits.block_size_bytes;  // max_transfer_bytes may be any number
-  bounced_ = !slice(max_bytes);
-  if (bounced_ && !use_bounce_buffer(max_bytes)) {
-    finish(IoStatus::kNoMemory);
+  if (slice(max_bytes)) {
+    submit_piece();
     return;
   }
-  submit_ns = kPiece;
+  length_bytes = std::min(max_bytes, kBounceBytes);
+  if (BounceTurns::of(target->host()).take(*this)) {
+    bounce();
+  } else {
+    run = [](Work& work) { static_cast<SplitIo&>(work).on_bounce_turn(); };
+  }
+}
+
+void SplitIo::submit_piece() {
+  run = [](Work& work) { static_cast<SplitIo&>(work).on_piece_done(); };
   channel->do_submit(*this);
 }
 
@@ -82,31 +132,53 @@ bool SplitIo::slice(uint64_t max_bytes) {
   return true;
 }
 
-bool SplitIo::use_bounce_buffer(uint64_t max_bytes) {
-  if (bounce_buffer_ == nullptr)
-    bounce_buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceBytes)));
-  if (bounce_buffer_ == nullptr) return false;
-  length_bytes = std::min(max_bytes, kBounceBytes);
-  bounce_iov_ = {.iov_base = bounce_buffer_.get(), .iov_len = length_bytes};
+// The device may have been removed, or resized, since the request was checked.
+void SplitIo::on_bounce_turn() {
+  if (const IoStatus refused = channel->check(*parent_); refused != IoStatus::kOk) {
+    end_bounce();
+    finish(refused);
+  } else {
+    bounce();
+  }
+}
+
+// Submits the piece in a buffer of our own. It is our turn to have one.
+void SplitIo::bounce() {
+  bounce_buffer_ = ElasticPool<BounceBuffer>::of(target->host()).take();
+  if (bounce_buffer_->bytes == nullptr) {
+    end_bounce();
+    finish(IoStatus::kNoMemory);
+    return;
+  }
+  bounce_iov_ = {.iov_base = bounce_buffer_->bytes, .iov_len = length_bytes};
   iov = &bounce_iov_;
   iov_count = 1;
   if (type == IoType::kWrite) {
     IovCursor from = cursor_;
-    from.copy_out({bounce_buffer_.get(), length_bytes});
+    from.copy_out({bounce_buffer_->bytes, length_bytes});
   }
-  return true;
+  submit_piece();
+}
+
+void SplitIo::end_bounce() {
+  if (bounce_buffer_ != nullptr && bounce_buffer_->bytes != nullptr) {
+    ElasticPool<BounceBuffer>::of(target->host()).give_back(std::move(bounce_buffer_));
+  }
+  bounce_buffer_.reset();
+  BounceTurns::of(target->host()).give_back();
 }
 
 void SplitIo::on_piece_done() {
+  if (status == IoStatus::kOk && type == IoType::kRead && bounce_buffer_ != nullptr) {
+    IovCursor to = cursor_;
+    to.copy_in({bounce_buffer_->bytes, length_bytes});
+  }
+  if (bounce_buffer_ != nullptr) end_bounce();
   if (status != IoStatus::kOk) {
     finish(status);
     return;
   }
-  if (bounced_ && type == IoType::kRead) {
-    cursor_.copy_in({bounce_buffer_.get(), length_bytes});
-  } else {
-    cursor_.skip(length_bytes);
-  }
+  cursor_.skip(length_bytes);
   done_bytes_ += length_bytes;
   if (done_bytes_ == parent_->length_bytes) {
     finish(IoStatus::kOk);

@@ -80,6 +80,11 @@ Task<> BlkQueue::stop() {
   co_await drained();
 }
 
+// Not drained(): a busy ring may always have requests in flight, but those of an old map do end.
+Task<> BlkQueue::room_for_a_map() {
+  while (maps_.size() >= kMaxMapsInUse) co_await map_freed_.wait();
+}
+
 Task<> BlkQueue::drained() {
   while (in_flight_ > 0 || publish_pending_) co_await drained_.wait();
 }
@@ -196,6 +201,7 @@ void BlkQueue::finish(BlkRequest& request, BlkStatus status) {
   MapUse& use = *request.map_use;
   if (--use.in_flight == 0 && &use != maps_.back().get()) {
     std::erase_if(maps_, [&use](const auto& map) { return map.get() == &use; });
+    map_freed_.notify_all();
   }
   ElasticPool<BlkRequest>::of(owner_.host()).give_back(std::unique_ptr<BlkRequest>(&request));
   if (--in_flight_ == 0 && !publish_pending_) drained_.notify_all();

@@ -69,9 +69,8 @@ class BlkQueue final : public Poller {
   bool running() const { return running_; }
   // Moves a running ring to another map of the same guest; if its addresses are not in there, it stops running.
   void move_to(std::shared_ptr<const MemoryMap> map);
-  // Whether so many maps are kept for requests in flight that no other may come before these have completed.
-  bool has_too_many_maps() const { return maps_.size() >= kMaxMapsInUse; }
-  Task<> drained();
+  // Waits while so many maps are kept for requests in flight that no other may come. The ring goes on meanwhile.
+  Task<> room_for_a_map();
   // Takes no more requests, and waits until those in flight are back in the ring.
   Task<> stop();
   // The ring is as new: nothing set but its descriptors.
@@ -93,6 +92,7 @@ class BlkQueue final : public Poller {
   void wake_up() override;
 
  private:
+  Task<> drained();
   void pause();
   void start_next();
   void submit(BlkRequest& request);
@@ -126,6 +126,7 @@ class BlkQueue final : public Poller {
   BdevChannel* channel_ = nullptr;
   // The last one is the present map; those before wait for their requests.
   std::vector<std::unique_ptr<MapUse>> maps_;
+  Signal map_freed_;
   uint32_t in_flight_ = 0;
   Signal drained_;
   bool publish_pending_ = false;

@@ -18,7 +18,8 @@ struct Guard {
   timer_t timer{};
   bool made = false;
   std::atomic<bool> armed = false;
-  std::atomic<bool> used = false;  // since the last tick
+  std::atomic<bool> used = false;     // since the last tick
+  std::atomic<bool> writing = false;  // now
 
   void set(uint64_t period_ns) const {
     const timespec period{.tv_sec = 0, .tv_nsec = static_cast<long>(period_ns)};
@@ -33,10 +34,11 @@ struct Guard {
 
 thread_local Guard guard;
 
-// That it interrupts a system call is all it is for. Without writes since the last tick it ends the ticking.
+// That it interrupts a system call is all it is for. Without writes since the last tick it ends the ticking, but never
+// during a write: ticks may come before the thread, preempted, gets to where it blocks.
 void on_tick(int /*signal*/, siginfo_t* info, void* /*context*/) {
   auto& self = *static_cast<Guard*>(info->si_value.sival_ptr);
-  if (self.used.exchange(false, std::memory_order_relaxed)) return;
+  if (self.used.exchange(false, std::memory_order_relaxed) || self.writing.load(std::memory_order_relaxed)) return;
   self.armed.store(false, std::memory_order_relaxed);
   self.set(0);
 }
@@ -44,7 +46,7 @@ void on_tick(int /*signal*/, siginfo_t* info, void* /*context*/) {
 void make_timer() {
   static std::once_flag installed;
   std::call_once(installed, [] {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_tick;
     action.sa_flags = SA_SIGINFO;  // not SA_RESTART: a write that blocks is to end
     sigemptyset(&action.sa_mask);
@@ -68,14 +70,16 @@ void make_timer() {
 GuardedWrite guarded_write(int fd) {
   if (!guard.made) make_timer();
   guard.used.store(true, std::memory_order_relaxed);
+  guard.writing.store(true, std::memory_order_relaxed);
   if (!guard.armed.load(std::memory_order_relaxed)) {
     guard.armed.store(true, std::memory_order_relaxed);
     guard.set(kGuardPeriodNs);
   }
   const uint64_t one = 1;
   // EAGAIN: it is full, so the other side has been told often enough. Other errors are the front end's own.
-  if (::write(fd, &one, sizeof(one)) < 0 && errno == EINTR) return GuardedWrite::kBlocked;
-  return GuardedWrite::kDone;
+  const bool blocked = ::write(fd, &one, sizeof(one)) < 0 && errno == EINTR;
+  guard.writing.store(false, std::memory_order_relaxed);
+  return blocked ? GuardedWrite::kBlocked : GuardedWrite::kDone;
 }
 
 }  // namespace sluice::vhost

@@ -1,9 +1,9 @@
 // guarded_write(): writes to a descriptor that a front end has given us, without ever blocking for long.
 //
 // A front end shares the open file's flags with us and can clear O_NONBLOCK, and it can fill an eventfd's counter or a
-// pipe, so that a write blocks; no flag of a single write prevents that. While descriptors are being written to, a timer
-// signals the OS thread every kGuardPeriodNs, so a write that blocks ends with EINTR. The timer stops by itself when
-// nothing is written any more: an idle process has none.
+// pipe, so that a write blocks; no flag of a single write prevents that. While descriptors are being written to, a
+// timer signals the OS thread every kGuardPeriodNs, so a write that blocks ends with EINTR. The timer stops by itself
+// when nothing is written any more: an idle process has none.
 //
 // Thread: any OS thread; each has a timer of its own, made at its first write. Uses the signal SIGRTMIN.
 // Source: timer_create(2), signal-safety(7).

@@ -38,7 +38,8 @@ Found find_slot(uintptr_t address) {
       // given to another one.
       const uintptr_t start = slot.start.load(std::memory_order_acquire);
       const size_t bytes = slot.bytes.load(std::memory_order_acquire);
-      if (start != 0 && address - start < bytes && slot.start.load(std::memory_order_relaxed) == start) return {&slot, start, bytes};
+      if (start != 0 && address - start < bytes && slot.start.load(std::memory_order_relaxed) == start)
+        return {&slot, start, bytes};
     }
   }
   return {};

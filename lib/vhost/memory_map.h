@@ -27,7 +27,8 @@ class MemoryMap {
   MemoryMap() = default;
 
   // This map with one region more. Regions of `reuse` that show the same part of the same file are not mapped again.
-  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file), ENOSPC (too many, or too large), those of fstat and mmap.
+  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file), ENOSPC (too many, or too large), those of fstat
+  // and mmap.
   Result<MemoryMap> with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const;
   // This map without the region of these addresses and size. Errors: ENOENT.
   Result<MemoryMap> without(const MemoryRegion& region) const;

@@ -20,9 +20,9 @@ std::vector<std::byte> bytes_of(const Payload& payload) {
   return {bytes.begin(), bytes.end()};
 }
 
-// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long. Call
-// and error descriptors may also be pipes or sockets (UML's are). They are made non-blocking here; a front end can undo
-// that, which guarded_write() survives.
+// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long.
+// Call and error descriptors may also be pipes or sockets (UML's are). They are made non-blocking here; a front end can
+// undo that, which guarded_write() survives.
 Result<> prepare_ring_fd(const UniqueFd& fd, bool is_kick) {
   std::array<char, 64> link{};
   const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
@@ -121,7 +121,8 @@ Task<> Session::run() {
   }
   const bool gone = going.error().code == ECONNRESET;
   if (gone) {
-    log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: session {} ends: {}", device_.name(), id_, going.error().what);
+    log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: session {} ends: {}", device_.name(), id_,
+        going.error().what);
   } else if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
     log(LogLevel::kWarning, LogFlag::kVhost, "controller {}: session {} ends: {} ({} such lines held back)",
         device_.name(), id_, going.error().what, held_back);
@@ -229,8 +230,8 @@ BlkQueue* Session::queue(uint32_t index) {
 // Starts or stops a ring, as its state now demands. A ring runs when it is started, enabled, set up, and its addresses
 // are within the guest's memory; a broken one waits until it is started anew.
 Task<> Session::update(BlkQueue& queue) {
-  const bool should_run = queue.started() && queue.enabled(rings_enabled_) && queue.configured() &&
-                          queue.fault() == RingFault::kNone;
+  const bool should_run =
+      queue.started() && queue.enabled(rings_enabled_) && queue.configured() && queue.fault() == RingFault::kNone;
   if (should_run && !queue.running()) queue.run(memory_, features_, channel_, write_through());
   if (!should_run && queue.running()) co_await queue.stop();
 }
@@ -296,7 +297,7 @@ Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
 Task<> Session::set_memory(MemoryMap map) {
   budget_ = 0;
   for (const auto& queue : queues_) {
-    if (queue != nullptr && queue->has_too_many_maps()) co_await queue->drained();
+    if (queue != nullptr) co_await queue->room_for_a_map();
   }
   memory_ = std::make_shared<const MemoryMap>(std::move(map));
   for (const auto& queue : queues_) {

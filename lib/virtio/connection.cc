@@ -55,7 +55,7 @@ Task<Result<WireMessage>> Connection::read() {
 Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds) {
   while (!into.empty()) {
     iovec iov{.iov_base = into.data(), .iov_len = into.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
     msghdr header{};
     header.msg_iov = &iov;
     header.msg_iovlen = 1;
@@ -89,7 +89,7 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
 }
 
 Task<Result<>> Connection::write(const Header& header, std::span<const std::byte> payload, std::span<const int> fds) {
-  std::array<std::byte, sizeof(Header) + kMaxPayloadSize> buffer;
+  std::array<std::byte, sizeof(Header) + kMaxPayloadSize> buffer{};
   CHECK(payload.size() <= kMaxPayloadSize && fds.size() <= kMaxFds);
   std::memcpy(buffer.data(), &header, sizeof(header));
   if (!payload.empty()) std::memcpy(buffer.data() + sizeof(header), payload.data(), payload.size());

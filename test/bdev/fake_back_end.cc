@@ -38,7 +38,7 @@ bool read_all(int fd, void* into, size_t bytes) {
 // The header, and a descriptor if there is one.
 bool read_header(int socket, vhost::Header& header, UniqueFd& fd) {
   iovec iov{.iov_base = &header, .iov_len = sizeof(header)};
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(8 * sizeof(int))> control;
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(8 * sizeof(int))> control{};
   msghdr message{};
   message.msg_iov = &iov;
   message.msg_iovlen = 1;
@@ -130,10 +130,11 @@ bool FakeBackEnd::reply(int socket, uint32_t request, const void* payload, size_
   if (now_.set_up == SetUpLie::kHugePayload) header.size = 1U << 30;
   std::vector<std::byte> message(sizeof(header) + bytes);
   std::memcpy(message.data(), &header, sizeof(header));
-  std::memcpy(message.data() + sizeof(header), payload, bytes);
+  if (bytes > 0) std::memcpy(message.data() + sizeof(header), payload, bytes);
   const int times = now_.set_up == SetUpLie::kUnasked ? 2 : 1;
   for (int i = 0; i < times; ++i) {
-    if (::send(socket, message.data(), message.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(message.size())) return false;
+    if (::send(socket, message.data(), message.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(message.size()))
+      return false;
   }
   return true;
 }

@@ -28,8 +28,8 @@ enum class Lie : uint8_t {
   kNoStatus,
   kStrangeStatus,
   kUnsupported,
-  kSilence,     // from now on
-  kHangUp,      // closes the connection, with the request in flight
+  kSilence,  // from now on
+  kHangUp,   // closes the connection, with the request in flight
 };
 
 // What it does to the set-up.
@@ -37,12 +37,12 @@ enum class SetUpLie : uint8_t {
   kNone,
   kSilent,
   kHangUp,
-  kOtherAnswer,      // the answer to another question
-  kUnasked,          // an answer too many
+  kOtherAnswer,  // the answer to another question
+  kUnasked,      // an answer too many
   kNotAReply,
   kHugePayload,
-  kShortFeatures,    // an answer of the wrong size
-  kNoConfig,         // the answer to GET_CONFIG is empty
+  kShortFeatures,  // an answer of the wrong size
+  kNoConfig,       // the answer to GET_CONFIG is empty
   kRefusesMemory,
   kNoQueues,
 };

@@ -106,8 +106,7 @@ class FileTestBase : public testing::Test {
 };
 
 // With direct I/O, and through the page cache.
-class FileBdevTest : public FileTestBase,
-                     public testing::WithParamInterface<std::tuple<Interface, TempFile::Kind>> {
+class FileBdevTest : public FileTestBase, public testing::WithParamInterface<std::tuple<Interface, TempFile::Kind>> {
  protected:
   FileBdevTest() : FileTestBase(std::get<0>(GetParam())) {}
   static TempFile::Kind kind() { return std::get<1>(GetParam()); }

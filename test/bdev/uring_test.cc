@@ -20,11 +20,11 @@ namespace {
 
 // liburing's functions take no argument of ours, so there is one of these at a time.
 struct FakeKernel {
-  int setup_error = 0;        // what setting up returns
-  int busy_calls = 0;         // so many calls find no memory
-  bool hold = false;          // submitted requests stay with us until release()
-  unsigned most = UINT_MAX;   // taken in one call
-  bool spoils_last = false;   // the last request of the next call is one that the kernel refuses
+  int setup_error = 0;       // what setting up returns
+  int busy_calls = 0;        // so many calls find no memory
+  bool hold = false;         // submitted requests stay with us until release()
+  unsigned most = UINT_MAX;  // taken in one call
+  bool spoils_last = false;  // the last request of the next call is one that the kernel refuses
   io_uring* ring = nullptr;
   unsigned held = 0;
   std::vector<unsigned> calls;  // how many requests each one came with
@@ -226,8 +226,8 @@ TEST_F(UringTest, RequestThatTheKernelRefusesFailsAlone) {
 }
 
 TEST_F(UringTest, SaysWhyThereIsNoIoUringAndWhatToUseInstead) {
-  for (const auto& [error, code] : {std::pair(-ENOSYS, ENOSYS), std::pair(-EINVAL, ENOSYS), std::pair(-EPERM, EPERM),
-                                    std::pair(-ENOMEM, ENOMEM)}) {
+  for (const auto& [error, code] :
+       {std::pair(-ENOSYS, ENOSYS), std::pair(-EINVAL, ENOSYS), std::pair(-EPERM, EPERM), std::pair(-ENOMEM, ENOMEM)}) {
     kernel_.setup_error = error;
     const auto made = create();
     ASSERT_FALSE(made.has_value());

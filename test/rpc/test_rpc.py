@@ -97,6 +97,8 @@ class Methods(DaemonCase):
         # Ends the daemon: tested in Lifetime. Needs io_uring: tested in test_uring_disk.
         tested = {method for method, _, _ in calls} | {'spdk_kill_instance'}
         tested |= {'bdev_uring_create', 'bdev_uring_rescan', 'bdev_uring_delete'}
+        # Need a back end: tested in test_virtio_disk.
+        tested |= {'bdev_virtio_attach_controller', 'bdev_virtio_detach_controller'}
         self.assertEqual(tested, set(self.call('rpc_get_methods')), 'each method has its line in this test')
 
     def test_uring_disk(self):
@@ -141,6 +143,32 @@ class Methods(DaemonCase):
         self.assertEqual(controller['sessions'], [])
         self.assertRegex(controller['cpumask'], '^0x[0-9a-f]+$')
         return pathlib.Path(controller['socket']).is_socket()
+
+    def test_virtio_disk(self):
+        self.call('bdev_malloc_create', name='behind', block_size=512, num_blocks=2048)
+        self.addCleanup(self.call, 'bdev_malloc_delete', name='behind')
+        self.call('vhost_create_blk_controller', ctrlr='behind', dev_name='behind')
+        self.addCleanup(self.call, 'vhost_delete_controller', ctrlr='behind')
+        socket = str(self.call('vhost_get_controllers', name='behind')[0]['socket'])
+        attach = {'name': 'front', 'trtype': 'user', 'traddr': socket, 'dev_type': 'blk'}
+        self.assertEqual(self.call('bdev_virtio_attach_controller', **attach, vq_size=128), ['front'])
+        bdev, = self.call('bdev_get_bdevs', name='front')
+        self.assertEqual((bdev['product_name'], bdev['block_size'], bdev['num_blocks']), ('VirtioBlk Disk', 512, 2048))
+        self.assertTrue(bdev['supported_io_types']['unmap'])
+        virtio = bdev['driver_specific']['virtio']
+        self.assertEqual((virtio['type'], virtio['socket'], virtio['vq_size']), ('user', socket, 128))
+        self.assertTrue(virtio['connected'])
+        config = self.call('framework_get_config', name='bdev')
+        self.assertIn({'method': 'bdev_virtio_attach_controller', 'params': {**attach, 'vq_size': 128}}, config)
+        self.assert_refused(-EEXIST, 'exists', 'bdev_virtio_attach_controller', **attach)
+        self.assertTrue(self.call('bdev_virtio_detach_controller', name='front'))
+        self.assert_refused(-ENODEV, 'front', 'bdev_virtio_detach_controller', name='front')
+        attach['name'] = 'other'
+        self.assert_refused(-ENOENT, 'nowhere', 'bdev_virtio_attach_controller', **{**attach, 'traddr': 'nowhere'})
+        for wrong in {'trtype': 'pci'}, {'trtype': 'vfio-user'}, {'dev_type': 'scsi'}:
+            self.assert_refused(-EOPNOTSUPP, 'only', 'bdev_virtio_attach_controller', **{**attach, **wrong})
+        for wrong in {'vq_size': 100}, {'vq_size': 2048}, {'vq_count': 65}:
+            self.assert_refused(-EINVAL, 'vq_', 'bdev_virtio_attach_controller', **{**attach, **wrong})
 
     def test_bdevs_are_described_as_clients_expect(self):
         image = self.file('described', 1 << 20)

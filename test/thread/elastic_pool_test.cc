@@ -75,42 +75,94 @@ TEST_F(ElasticPoolTest, HandsOutWhatWasGivenBack) {
 
 TEST_F(ElasticPoolTest, FreesWhatIsSpareWhenNobodyTakesAny) {
   give_back(take(5));
-  pass(Pool::kIdleNs);
+  pass(Pool::kIntervalNs);
   EXPECT_EQ(pool_.spare(), 5U) << "some were taken in the past second";
-  pass(Pool::kIdleNs);
+  pass(Pool::kIntervalNs);
   EXPECT_EQ(pool_.spare(), 0U);
   EXPECT_EQ(Thing::alive, 0);
   EXPECT_EQ(app_.next_deadline_ns(), UINT64_MAX) << "no timer is left";
 }
 
-TEST_F(ElasticPoolTest, KeepsWhatIsSpareWhileItIsUsed) {
-  give_back(take(5));
+TEST_F(ElasticPoolTest, KeepsWhatWasNeededAtOnceInThePastInterval) {
   for (int second = 0; second < 10; ++second) {
-    give_back(take(1));
-    pass(Pool::kIdleNs);
+    give_back(take(5));
+    give_back(take(2));
+    pass(Pool::kIntervalNs);
     EXPECT_EQ(Thing::alive, 5);
   }
-  pass(Pool::kIdleNs);
+  const auto taken = take(3);
+  pass(Pool::kIntervalNs);
+  EXPECT_EQ(pool_.spare(), 0U) << "of five, three are taken, and no more were";
+}
+
+TEST_F(ElasticPoolTest, ForgetsABurstUnderLightLoad) {
+  give_back(take(1000));
+  for (int second = 0; second < 3; ++second) {
+    give_back(take(1));
+    pass(Pool::kIntervalNs);
+  }
+  EXPECT_EQ(pool_.spare(), 1U);
+  EXPECT_EQ(Thing::alive, 1);
+}
+
+TEST_F(ElasticPoolTest, ForgetsABurstWhileOthersStayTaken) {
+  auto taken = take(10);
+  give_back(take(1000));
+  pass(Pool::kIntervalNs);
+  EXPECT_EQ(pool_.spare(), 1000U) << "that many were needed in the past interval";
+  pass(Pool::kIntervalNs);
+  EXPECT_EQ(pool_.spare(), 0U);
+  EXPECT_EQ(Thing::alive, 10);
+  EXPECT_EQ(app_.next_deadline_ns(), UINT64_MAX) << "no timer is left";
+  give_back(std::move(taken));
+  pass(Pool::kIntervalNs);
+  pass(Pool::kIntervalNs);
   EXPECT_EQ(Thing::alive, 0);
+}
+
+TEST_F(ElasticPoolTest, ObjectsThatTheirTakersDeleteDoNotKeepOthersAlive) {
+  take(100).clear();
+  give_back(take(5));
+  pass(Pool::kIntervalNs);
+  pass(Pool::kIntervalNs);
+  EXPECT_EQ(Thing::alive, 0);
+  for (int second = 0; second < 3; ++second) {
+    give_back(take(2));
+    pass(Pool::kIntervalNs);
+    EXPECT_EQ(Thing::alive, 2);
+  }
+}
+
+TEST_F(ElasticPoolTest, FreesTheOnesThatWereGivenBackFirst) {
+  auto taken = take(3);
+  taken[2]->number = 7;
+  give_back(std::move(taken));
+  pass(Pool::kIntervalNs);
+  taken = take(1);
+  EXPECT_EQ(taken[0]->number, 7);
+  give_back(std::move(taken));
+  pass(Pool::kIntervalNs);
+  ASSERT_EQ(pool_.spare(), 1U);
+  EXPECT_EQ(take(1)[0]->number, 7) << "the one that is warmest";
 }
 
 TEST_F(ElasticPoolTest, GrowsAgainAfterItHasShrunk) {
   give_back(take(2));
-  pass(Pool::kIdleNs);
-  pass(Pool::kIdleNs);
+  pass(Pool::kIntervalNs);
+  pass(Pool::kIntervalNs);
   EXPECT_EQ(Thing::alive, 0);
   give_back(take(2));
   EXPECT_EQ(pool_.spare(), 2U);
-  pass(Pool::kIdleNs);
-  pass(Pool::kIdleNs);
+  pass(Pool::kIntervalNs);
+  pass(Pool::kIntervalNs);
   EXPECT_EQ(Thing::alive, 0);
 }
 
 TEST_F(ElasticPoolTest, NeverFreesWhatIsTaken) {
   const auto taken = take(2);
   give_back(take(1));
-  pass(Pool::kIdleNs);
-  pass(Pool::kIdleNs);
+  pass(Pool::kIntervalNs);
+  pass(Pool::kIntervalNs);
   EXPECT_EQ(Thing::alive, 2);
 }
 

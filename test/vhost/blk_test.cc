@@ -226,6 +226,16 @@ TEST_F(VhostBlk, WritesThroughWhenNeitherFlushNorConfigWceIsNegotiated) {
   EXPECT_TRUE(back == pattern(512, 2));
 }
 
+// Statistics: the flush that follows a write moves none of its bytes.
+TEST_F(VhostBlk, FlushesOfWritesThroughCountNoBytes) {
+  SKIP_UNLESS_IN_PROCESS();
+  start({.leave_features = vhost::kBlkFeatureFlush | vhost::kBlkFeatureConfigWce});
+  EXPECT_EQ(blk().write(0, pattern(8192, 1)), BlkStatus::kOk);
+  EXPECT_EQ(iostat().of(IoType::kFlush).ops, 1U);
+  EXPECT_EQ(iostat().of(IoType::kFlush).bytes, 0U);
+  EXPECT_EQ(iostat().of(IoType::kWrite).bytes, 8192U);
+}
+
 // The same with the write cache switched off by the driver.
 TEST_F(VhostBlk, WritesThroughWithTheWriteCacheOff) {
   SKIP_UNLESS_IN_PROCESS();

@@ -1,5 +1,6 @@
 #include "test/vhost/held_bdev.h"
 
+#include <climits>
 #include <cstring>
 
 #include "lib/base/iov_cursor.h"
@@ -10,8 +11,9 @@ class HeldBdev::HeldChannel final : public BdevChannel {
  public:
   explicit HeldChannel(HeldBdev& bdev) : BdevChannel(bdev), bdev_(bdev) {}
 
-  void release_all() {
-    while (Work* work = held_.pop_front()) {
+  void release(int count) {
+    while (count-- > 0 && !held_.empty()) {
+      Work* const work = held_.pop_front();
       --bdev_.held_;
       carry_out(static_cast<BlockIo&>(*work));
     }
@@ -71,7 +73,13 @@ Result<std::unique_ptr<BdevChannel>> HeldBdev::make_channel() { return std::make
 
 Task<> HeldBdev::release(ThreadDirectory& threads) {
   holding_ = false;
-  co_await threads.for_each_channel(*this, [](Channel& channel) { static_cast<HeldChannel&>(channel).release_all(); });
+  co_await threads.for_each_channel(*this,
+                                    [](Channel& channel) { static_cast<HeldChannel&>(channel).release(INT_MAX); });
+}
+
+Task<> HeldBdev::release_oldest(ThreadDirectory& threads, int count) {
+  co_await threads.for_each_channel(*this,
+                                    [count](Channel& channel) { static_cast<HeldChannel&>(channel).release(count); });
 }
 
 }  // namespace sluice::test

@@ -1,6 +1,6 @@
 // HeldBdev: a block device in memory that counts flushes and can keep requests until it is told to let them go.
 //
-// Thread: as any Bdev; hold(), release(), flush_count() and held_count(): any OS thread.
+// Thread: as any Bdev; hold(), flush_count() and held_count(): any OS thread.
 #pragma once
 
 #include <atomic>
@@ -19,6 +19,8 @@ class HeldBdev final : public Bdev {
   void hold() { holding_ = true; }
   // Completes what was held. On the application's thread.
   Task<> release(ThreadDirectory& threads);
+  // Completes the oldest `count` of each channel, and goes on holding. On the application's thread.
+  Task<> release_oldest(ThreadDirectory& threads, int count);
   int flush_count() const { return flushes_; }
   int held_count() const { return held_; }
 

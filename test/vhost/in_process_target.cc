@@ -86,5 +86,14 @@ void InProcessTarget::remove_bdev(unsigned controller) {
 }
 
 void InProcessTarget::release_io(unsigned controller) { await(bdev(controller).release(*threads_)); }
+void InProcessTarget::release_oldest_io(unsigned controller, int count) {
+  await(bdev(controller).release_oldest(*threads_, count));
+}
+
+vhost::ControllerInfo InProcessTarget::info(unsigned controller) {
+  return await(target_->list(name_of("vhost.", controller))).at(0);
+}
+
+IoStats InProcessTarget::iostat(unsigned controller) { return await(bdevs_->iostat(bdev(controller))); }
 
 }  // namespace sluice::test

@@ -34,6 +34,9 @@ class InProcessTarget {
   // Pulls the bdev out; it is gone when what is held has been released.
   void remove_bdev(unsigned controller);
   void release_io(unsigned controller);
+  void release_oldest_io(unsigned controller, int count);
+  vhost::ControllerInfo info(unsigned controller);
+  IoStats iostat(unsigned controller);
   vhost::Target& target() { return *target_; }
 
   // Runs a task on the application's thread, to its end.

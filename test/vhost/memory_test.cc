@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "test/vhost/target_fixture.h"
+#include "test/vhost/memory_fixture.h"
 
 namespace sluice::test {
 namespace {
@@ -12,51 +12,6 @@ namespace {
 using vhost::BlkStatus;
 using vhost::MemoryRegion;
 using vhost::Request;
-
-constexpr uint64_t kMiB = 1 << 20;
-
-class VhostMemory : public TargetFixture {
- public:
-  void open(SessionOptions options = {}) {
-    session_ = std::make_unique<Session>(std::move(options));
-    ASSERT_TRUE(session_->open(socket_path())) << session_->error();
-    ASSERT_TRUE(fe().set_u64(Request::kSetFeatures, session_->features())) << session_->error();
-  }
-  FrontEnd& fe() { return session_->front_end(); }
-  GuestMemory& memory() { return session_->memory(); }
-  RingDriver& ring() { return session_->ring(); }
-  Verdict table(std::span<const MemoryRegion> regions) {
-    return fe().judge(Request::kSetMemTable, mem_table_payload(regions), repeat(memory().fd(), regions.size()));
-  }
-  Verdict add(const MemoryRegion& region, int fd = -1) {
-    return fe().judge(Request::kAddMemReg, mem_reg_payload(region), repeat(fd < 0 ? memory().fd() : fd, 1));
-  }
-  Verdict remove(const MemoryRegion& region) { return fe().judge(Request::kRemMemReg, mem_reg_payload(region)); }
-  void start_ring() {
-    ASSERT_TRUE(session_->start_ring(0)) << session_->error();
-    ASSERT_TRUE(session_->enable_all(true)) << session_->error();
-  }
-  // Reads sector 0 into a buffer at `gpa`, with header and status in the ring's region.
-  std::optional<BlkStatus> read_into(uint64_t gpa, uint32_t size, int timeout_ms = kTimeoutMs) {
-    auto mark = memory().mark();
-    size_t region = memory().regions().size() - 1;
-    uint64_t header = memory().allocate(region, sizeof(vhost::BlkRequestHeader));
-    uint64_t status = memory().allocate(region, 1);
-    memory().write(header, bytes_of(vhost::BlkRequestHeader{.type = 0}));
-    memory().write(status, Bytes{kUntouched});
-    ring().add_chain(std::vector<Segment>{{header, 16}, {gpa, size, true}, {status, 1, true}});
-    ring().publish();
-    ring().kick_always();
-    auto used = ring().wait_used(timeout_ms);
-    auto value = static_cast<BlkStatus>(memory().read(status, 1)[0]);
-    memory().release(mark);
-    if (!used) return std::nullopt;
-    return value;
-  }
-
- protected:
-  std::unique_ptr<Session> session_;
-};
 
 // "Memory access": descriptors hold guest addresses, SET_VRING_ADDR holds user addresses. Here each region's user
 // address is another region's guest address.

@@ -44,13 +44,15 @@ class Ring {
   explicit Ring(bool null_bdev) : hosts_(1, PollMode::kPoll), threads_(hosts_), bdevs_(threads_) {
     memory_fd_.reset(::memfd_create("guest", MFD_CLOEXEC));
     CHECK(::ftruncate(memory_fd_.get(), kMemoryBytes) == 0);
-    auto map = MemoryMap().with({.guest_address = 0, .size = kMemoryBytes, .user_address = kUser, .mmap_offset = 0}, memory_fd_, {});
+    auto map = MemoryMap().with({.guest_address = 0, .size = kMemoryBytes, .user_address = kUser, .mmap_offset = 0},
+                                memory_fd_, {});
     map_ = std::make_shared<const MemoryMap>(std::move(map.value()));
     guest_ = map_->translate_user(kUser, kMemoryBytes);
     build_chains();
 
-    auto bdev = null_bdev ? create_null_bdev({.name = "disk", .num_blocks = kDiskBytes / 512, .block_size_bytes = 512})
-                          : create_malloc_bdev({.name = "disk", .num_blocks = kDiskBytes / 512, .block_size_bytes = 512});
+    auto bdev = null_bdev
+                    ? create_null_bdev({.name = "disk", .num_blocks = kDiskBytes / 512, .block_size_bytes = 512})
+                    : create_malloc_bdev({.name = "disk", .num_blocks = kDiskBytes / 512, .block_size_bytes = 512});
     Bdev& added = *bdevs_.add(std::move(bdev.value())).value();
     handle_ = bdevs_.open("disk", true, events_, "benchmark").value();
     device_ = std::make_unique<BlkDevice>("disk", added, false);
@@ -88,7 +90,8 @@ class Ring {
       random ^= random << 13;
       random ^= random >> 7;
       random ^= random << 17;
-      write_header(chain, static_cast<uint64_t>((static_cast<unsigned __int128>(random) * (kDiskBytes / 4096)) >> 64) * 8);
+      write_header(chain,
+                   static_cast<uint64_t>((static_cast<unsigned __int128>(random) * (kDiskBytes / 4096)) >> 64) * 8);
       write_descriptors(chain);
       avail_ring[avail++ % kRing] = static_cast<uint16_t>(4 * chain);
       ++submitted;
@@ -118,7 +121,8 @@ class Ring {
   void round(uint16_t depth) {
     avail_index_ = static_cast<uint16_t>(avail_index_ + depth);
     __atomic_store_n(reinterpret_cast<uint16_t*>(guest_ + kAvail + 2), avail_index_, __ATOMIC_RELEASE);
-    while (__atomic_load_n(reinterpret_cast<uint16_t*>(guest_ + kUsed + 2), __ATOMIC_ACQUIRE) != avail_index_) hosts_.turn();
+    while (__atomic_load_n(reinterpret_cast<uint16_t*>(guest_ + kUsed + 2), __ATOMIC_ACQUIRE) != avail_index_)
+      hosts_.turn();
   }
 
  private:

@@ -70,6 +70,27 @@ TEST_F(VhostRingState, StaysDisabledUntilEnabledWithProtocolFeatures) {
   expect_completes();
 }
 
+// A SET_FEATURES without bit 30 enables all rings, and no later one disables any: drivers repeat the message.
+TEST_F(VhostRingState, FeaturesNeverDisableARing) {
+  open({.num_queues = 2, .leave_features = vhost::kFeatureProtocolFeatures});
+  configure();
+  ASSERT_TRUE(session_->start_ring(0)) << session_->error();
+  expect_io_works(*session_, 0);
+  ASSERT_TRUE(fe().set_u64(Request::kSetFeatures, session_->features() | vhost::kFeatureProtocolFeatures));
+  expect_io_works(*session_, 0);
+  ASSERT_TRUE(session_->start_ring(1)) << session_->error();
+  expect_io_works(*session_, 1);
+  // What SET_VRING_ENABLE says counts from then on.
+  EXPECT_EQ(enable(0, false), Verdict::kAccepted);
+  ASSERT_TRUE(fe().set_u64(Request::kSetFeatures, session_->features()));
+  ASSERT_TRUE(fe().fence());
+  blk().submit(read_request(0, 512));
+  ring().kick_always();
+  expect_unserved();
+  EXPECT_EQ(enable(0, true), Verdict::kAccepted);
+  expect_completes();
+}
+
 // Started and enabled are independent: either may come first.
 TEST_F(VhostRingState, MayBeEnabledBeforeItStarts) {
   open({.num_queues = 2});

@@ -18,7 +18,13 @@ void TargetFixture::remove_bdev() { target_->remove_bdev(0); }
 int TargetFixture::flush_count() const { return target_->bdev(0).flush_count(); }
 void TargetFixture::hold_io() { target_->bdev(0).hold(); }
 void TargetFixture::release_io() { target_->release_io(0); }
+void TargetFixture::release_oldest_io(int count) { target_->release_oldest_io(0, count); }
 int TargetFixture::held_io_count() const { return target_->bdev(0).held_count(); }
+void TargetFixture::wait_until_held(int count) {
+  EXPECT_TRUE(eventually([&] { return held_io_count() >= count; })) << held_io_count() << " of " << count;
+}
+IoStats TargetFixture::iostat() { return target_->iostat(0); }
+vhost::SessionInfo TargetFixture::session_info() { return target_->info(0).sessions.at(0); }
 
 // ---- Common ---------------------------------------------------------------------------------------------------------
 

@@ -8,15 +8,29 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "lib/bdev/io_stats.h"
+#include "lib/vhost/session.h"
 #include "test/vhost/session.h"
 
 namespace sluice::test {
+
+// Waits until the condition holds; false if the deadline passes first.
+template <typename Condition>
+bool eventually(Condition&& condition, int timeout_ms = kTimeoutMs) {
+  for (const Deadline deadline(timeout_ms); !condition(); ::usleep(100)) {
+    if (deadline.passed()) return false;
+  }
+  return true;
+}
 
 struct TargetOptions {
   uint64_t size_bytes = 16 << 20;
@@ -45,7 +59,12 @@ class TargetFixture : public ::testing::Test {
   // Requests that reach the bdev stay there until release_io().
   void hold_io();
   void release_io();
+  void release_oldest_io(int count);
   int held_io_count() const;
+  void wait_until_held(int count);
+  IoStats iostat();
+  // Of the front end that is connected. Requires: there is one.
+  vhost::SessionInfo session_info();
 
  protected:
   // A session that is open and running, or a failed test and a session to be dropped.
@@ -62,6 +81,28 @@ class TargetFixture : public ::testing::Test {
   bool in_process_ = false;
   std::vector<std::string> sockets_;
   std::unique_ptr<Target> target_;
+};
+
+// Does something over and over on an OS thread of its own, until it goes out of scope.
+class Repeated {
+ public:
+  template <typename Step>
+  explicit Repeated(Step step)
+      : thread_([this, step]() mutable {
+          while (!stop_.load(std::memory_order_relaxed)) {
+            if (step()) count_.fetch_add(1, std::memory_order_relaxed);
+          }
+        }) {}
+  ~Repeated() {
+    stop_ = true;
+    thread_.join();
+  }
+  uint64_t count() const { return count_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> stop_ = false;
+  std::atomic<uint64_t> count_ = 0;
+  std::thread thread_;
 };
 
 // Ends a test as skipped unless the target runs in this process.

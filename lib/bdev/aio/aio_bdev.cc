@@ -11,11 +11,9 @@ namespace sluice {
 class AioBdev final : public FileBdev {
  public:
   AioBdev(const AioBdevOptions& options, AioModule& module, std::unique_ptr<FileBackend> file)
-      : FileBdev({.name = options.name,
-                  .uuid = options.uuid,
-                  .product_name = kAioProductName,
-                  .readonly = options.readonly},
-                 std::move(file)),
+      : FileBdev(
+            {.name = options.name, .uuid = options.uuid, .product_name = kAioProductName, .readonly = options.readonly},
+            std::move(file)),
         made_from_(options),
         module_(module) {}
 

@@ -36,7 +36,9 @@ struct AioGroup::Batch {
 };
 
 AioGroup::AioGroup(ThreadHost& host, const AioSystem& system, BlockingPool& pool)
-    : Poller("aio"), host_(host), jobs_(host, pool), context_(system), retry_("aio_retry", [this] { submit_pending(); }) {
+    : Poller("aio"), host_(host), jobs_(host, pool), context_(system), retry_("aio_retry", [this] {
+        submit_pending();
+      }) {
   submit_work_.group = this;
   submit_work_.run = [](Work& work) {
     AioGroup& group = *static_cast<SubmitWork&>(work).group;

@@ -144,7 +144,8 @@ class MallocChannel final : public BdevChannel, private Poller {
 
   // The beginning; from there on the processor sees the pattern by itself.
   void prefetch(const BlockIo& io) const {
-    const std::span<std::byte> range = memory_.range(io.offset_bytes, std::min<uint64_t>(io.length_bytes, kPrefetchBytes));
+    const std::span<std::byte> range =
+        memory_.range(io.offset_bytes, std::min<uint64_t>(io.length_bytes, kPrefetchBytes));
     for (size_t at = 0; at < range.size(); at += kCacheLineBytes) __builtin_prefetch(range.data() + at);
   }
 

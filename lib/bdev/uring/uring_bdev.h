@@ -24,8 +24,9 @@ inline constexpr const char* kUringProductName = "URING bdev";
 struct UringBdevOptions {
   std::string name;
   std::string filename;
-  Uuid uuid;                      // nil: a random one
-  uint32_t block_size_bytes = 0;  // a power of two, 512 to 65,536; 0: the device's own, and for a file the least it takes
+  Uuid uuid;  // nil: a random one
+  uint32_t block_size_bytes =
+      0;  // a power of two, 512 to 65,536; 0: the device's own, and for a file the least it takes
   bool readonly = false;
 };
 

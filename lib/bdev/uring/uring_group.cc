@@ -20,7 +20,9 @@ constexpr uint64_t kRetryNs = 100 * kNsPerUs;
 }  // namespace
 
 UringGroup::UringGroup(ThreadHost& host, const UringSystem& system, BlockingPool& pool)
-    : Poller("uring"), host_(host), jobs_(host, pool), ring_(system), retry_("uring_retry", [this] { submit_pending(); }) {
+    : Poller("uring"), host_(host), jobs_(host, pool), ring_(system), retry_("uring_retry", [this] {
+        submit_pending();
+      }) {
   submit_work_.group = this;
   submit_work_.run = [](Work& work) {
     UringGroup& group = *static_cast<SubmitWork&>(work).group;

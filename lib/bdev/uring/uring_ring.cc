@@ -16,7 +16,8 @@ namespace {
 constexpr unsigned kSetupFlags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
                                  IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE;
 
-// IORING_FEAT_RW_ATTR of Linux 6.14, newer than our <liburing.h>: the first feature of kernels that close files at once.
+// IORING_FEAT_RW_ATTR of Linux 6.14, newer than our <liburing.h>: the first feature of kernels that close files at
+// once.
 constexpr unsigned kFeatureOfLinux614 = 1U << 16;
 
 std::unexpected<Error> fail_setup(int error) {
@@ -126,7 +127,7 @@ void UringRing::prepare(const UringFile& file, BlockIo& io) {
     ::io_uring_prep_writev(entry, fd, io.iov, io.iov_count, io.offset_bytes);
   }
   if (known) entry->flags |= IOSQE_FIXED_FILE;
-  entry->user_data = reinterpret_cast<uintptr_t>(&io);
+  ::io_uring_sqe_set_data(entry, &io);
 }
 
 // --- Completions ---
@@ -146,8 +147,7 @@ size_t UringRing::take_completions(std::span<UringCompletion> completions) {
   io_uring_cqe* entry = nullptr;
   io_uring_for_each_cqe(ring_.get(), head, entry) {
     if (count == completions.size()) break;
-    completions[count++] = {.io = reinterpret_cast<BlockIo*>(static_cast<uintptr_t>(entry->user_data)),
-                            .result = entry->res};
+    completions[count++] = {.io = static_cast<BlockIo*>(::io_uring_cqe_get_data(entry)), .result = entry->res};
   }
   ::io_uring_cq_advance(ring_.get(), static_cast<unsigned>(count));
   return count;

@@ -2,8 +2,8 @@
 // are read from the memory it shares with us.
 //
 // The kernel finishes requests only when we ask for that (IORING_SETUP_DEFER_TASKRUN): it interrupts nobody, and a
-// completion on another core costs no interrupt between cores. That there is something to finish shows in shared memory,
-// without a system call.
+// completion on another core costs no interrupt between cores. That there is something to finish shows in shared
+// memory, without a system call.
 //
 // Thread: one OS thread, the one that opens it, for its whole life.
 // Source: io_uring(7), io_uring_setup(2), io_uring_enter(2).
@@ -36,8 +36,8 @@ struct UringSystem {
 
 // How a ring knows a file.
 struct UringFile {
-  int fd = -1;      // the descriptor, or
-  int index = -1;   // if not negative, the place in the ring's table
+  int fd = -1;     // the descriptor, or
+  int index = -1;  // if not negative, the place in the ring's table
 };
 
 struct UringCompletion {

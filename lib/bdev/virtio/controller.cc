@@ -61,8 +61,8 @@ Result<> Controller::make_queues() {
       message.queued = false;
       // If that connection has ended meanwhile, this ends the next one: it will be tried again.
       if (controller.front_end_ == nullptr) return;
-      log(LogLevel::kWarning, LogFlag::kBdev, "bdev {}: the back end breaks the protocol: {}",
-          controller.options_.name, to_string(fault_seen));
+      log(LogLevel::kWarning, LogFlag::kBdev, "bdev {}: the back end breaks the protocol: {}", controller.options_.name,
+          to_string(fault_seen));
       controller.front_end_->shut_down();
     };
   }

@@ -137,7 +137,8 @@ Task<Result<DeviceInfo>> FrontEnd::negotiate(uint32_t queue_size) {
   if (auto told = co_await tell(Request::kSetOwner, {}); !told) co_return std::unexpected(told.error());
   const auto offered = co_await ask_u64(Request::kGetFeatures);
   if (!offered) co_return std::unexpected(offered.error());
-  if ((*offered & vhost::kFeatureProtocolFeatures) == 0) co_return fail(ENOTSUP, "the back end has no protocol features");
+  if ((*offered & vhost::kFeatureProtocolFeatures) == 0)
+    co_return fail(ENOTSUP, "the back end has no protocol features");
   const auto protocol = co_await ask_u64(Request::kGetProtocolFeatures);
   if (!protocol) co_return std::unexpected(protocol.error());
   if ((*protocol & vhost::kProtocolConfig) == 0) co_return fail(ENOTSUP, "the back end has no configuration space");
@@ -229,7 +230,8 @@ Task<Result<>> FrontEnd::start_queue(const VirtioQueue& queue) {
   if (auto told = co_await tell(Request::kSetVringAddr, payload_bytes(addresses)); !told) co_return told;
   const U64Payload index{queue.index()};
   const int call = queue.call_fd();
-  if (auto told = co_await tell(Request::kSetVringCall, payload_bytes(index), std::span(&call, 1)); !told) co_return told;
+  if (auto told = co_await tell(Request::kSetVringCall, payload_bytes(index), std::span(&call, 1)); !told)
+    co_return told;
   const int kick = queue.kick_fd();
   co_return co_await tell(Request::kSetVringKick, payload_bytes(index), std::span(&kick, 1));
 }

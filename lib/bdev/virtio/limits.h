@@ -35,7 +35,7 @@ static_assert(kMaxQueues <= vhost::kVringIndexMask + 1);
 static_assert(kMaxQueueSize <= vhost::kMaxSplitQueueSize);
 static_assert((kMaxSegments + 2) * sizeof(vhost::SplitDesc) == 4096);
 static_assert(kMaxTransferBytes % kBounceChunkBytes == 0);
-// The largest request finds room in the smallest queue's chunks once it is alone, in pieces of what fits.
+// Header, status and one segment at least.
 static_assert(kMinQueueSize > 2);
 
 }  // namespace sluice::virtio

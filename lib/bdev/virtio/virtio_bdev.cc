@@ -48,8 +48,8 @@ class VirtioBdev final : public Bdev {
     const auto bytes = memory_->allocate(size_bytes);
     if (!bytes) return IoBuffer::allocate(size_bytes);  // copied, but it works
     return IoBuffer(*bytes, std::shared_ptr<const void>(bytes->data(), [memory = memory_, taken = *bytes](const void*) {
-                      memory->free(taken);
-                    }));
+      memory->free(taken);
+    }));
   }
 
  private:

@@ -27,10 +27,10 @@ class Controller;
 inline constexpr const char* kVirtioProductName = "VirtioBlk Disk";
 
 struct VirtioBdevOptions {
-  std::string name;         // of the bdev
+  std::string name;  // of the bdev
   std::string socket_path;
-  uint32_t vq_count = 0;    // 0: one for each host, as far as the back end has them
-  uint32_t vq_size = 256;   // a power of two, 8 to 1024
+  uint32_t vq_count = 0;   // 0: one for each host, as far as the back end has them
+  uint32_t vq_size = 256;  // a power of two, 8 to 1024
 };
 
 // What is to be told of an attached device.
@@ -67,8 +67,8 @@ class VirtioModule {
   // Errors: EEXIST; EINVAL (options; more queues than the back end has); ETIMEDOUT; those of connect(2); ENOTSUP and
   // EPROTO (the back end lacks what we need, or talks nonsense). Nothing is left of a failed one.
   Task<Result<Bdev*>> attach(BdevManager& bdevs, VirtioBdevOptions options);
-  // Removes the bdev, as BdevManager::remove() does by force, and ends the connection. A back end that does not complete
-  // what is in flight is left to itself after a while. Errors: ENODEV.
+  // Removes the bdev, as BdevManager::remove() does by force, and ends the connection. A back end that does not
+  // complete what is in flight is left to itself after a while. Errors: ENODEV.
   Task<Result<>> detach(BdevManager& bdevs, std::string name);
   Task<> detach_all(BdevManager& bdevs);
 

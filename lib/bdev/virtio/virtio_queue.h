@@ -108,10 +108,10 @@ class VirtioQueue final : public Poller {
   bool start_bounced(BlockIo& io);
   bool start_range(BlockIo& io);
   bool start_flush(BlockIo& io);
-  bool has_room(uint32_t descriptors, bool& indirect) const;
+  bool has_room(uint32_t descriptors) const;
   uint32_t shared_segments(const BlockIo& io) const;
   Slot& launch(ChainBuilder& chain, BlockIo& io, uint32_t writable_bytes);
-  void fill_range(RequestArea& area, Slot& slot) const;
+  void fill_range(uint16_t head, Slot& slot) const;
   void offer(uint16_t head);
   void start_waiting();
   void on_publish();
@@ -133,8 +133,10 @@ class VirtioQueue final : public Poller {
   const UniqueFd kick_;
   const UniqueFd call_;
   const std::span<std::byte> ring_memory_;  // the ring, then:
-  vhost::SplitDesc* const tables_;          // the indirect tables, by head
-  RequestArea* const areas_;                // by head
+  RequestArea* const areas_;                // by head, as all of these
+  uint8_t* const statuses_;                 //
+  vhost::BlkDiscardSegment* const ranges_;  //
+  vhost::SplitDesc* const tables_;          // indirect tables of more than three descriptors
   const std::span<std::byte> bounce_memory_;
 
   // The owner host's.
