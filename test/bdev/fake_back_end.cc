@@ -73,11 +73,6 @@ FakeBackEnd::~FakeBackEnd() {
   ::unlink(path_.c_str());
 }
 
-void FakeBackEnd::set_options(const Options& options) {
-  const std::lock_guard lock(mutex_);
-  options_ = options;
-}
-
 void FakeBackEnd::resize(uint64_t sectors) {
   const std::lock_guard lock(mutex_);
   options_.config.capacity = sectors;

@@ -74,8 +74,6 @@ class FakeBackEnd {
   ~FakeBackEnd();
 
   void lie(Lie lie) { lie_ = lie; }
-  // Applies to connections to come.
-  void set_options(const Options& options);
   // Shows a new capacity, and tells the front end.
   void resize(uint64_t sectors);
 

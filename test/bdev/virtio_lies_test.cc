@@ -208,7 +208,8 @@ TEST_F(VirtioLies, ANewCapacityIsSeenAndAnotherDeviceIsNot) {
   FakeBackEnd::Options less;
   less.config.capacity = 1024;
   less.features &= ~vhost::kBlkFeatureDiscard;
-  back_end->set_options(less);
+  back_end.reset();
+  back_end = std::make_unique<FakeBackEnd>(path(), less);
   ASSERT_TRUE(wait_until([&] { return user.bdev().size_bytes() == 1024 * 512; }));
   EXPECT_EQ(user.other(IoType::kDiscard, 0, 512), IoStatus::kUnsupported);
   EXPECT_EQ(user.other(IoType::kWriteZeroes, 0, 512), IoStatus::kOk);

@@ -487,6 +487,7 @@ TEST_F(VhostBlk, CompletesHeldRequestsOfARemovedBdev) {
   start();
   hold_io();
   blk().submit(read_request(0, 4096));
+  wait_until_held(1);
   remove_bdev();
   release_io();
   blk().complete();
