@@ -40,7 +40,10 @@ void on_tick(int /*signal*/, siginfo_t* info, void* /*context*/) {
   auto& self = *static_cast<Guard*>(info->si_value.sival_ptr);
   if (self.used.exchange(false, std::memory_order_relaxed) || self.writing.load(std::memory_order_relaxed)) return;
   self.armed.store(false, std::memory_order_relaxed);
+  // A last tick may come when the thread ends and its timer is gone; what was interrupted must not see the error.
+  const int interrupted_errno = errno;
   self.set(0);
+  errno = interrupted_errno;
 }
 
 void make_timer() {
