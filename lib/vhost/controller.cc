@@ -69,12 +69,7 @@ void Controller::on_remove() {
 }
 
 Task<> Controller::let_go_of_bdev() {
-  co_await call_on(thread_, [this]() -> Task<> {
-    // Taken at once, so that a session that starts meanwhile does not get it.
-    const ChannelRef channel = std::move(channel_);
-    if (session_ != nullptr) co_await session_->detach_bdev();
-    CHECK(!channel || static_cast<BdevChannel*>(channel.get())->in_flight() == 0);
-  });
+  co_await call_on(thread_, [this] { return detach_bdev(); });
   handle_.reset();
 }
 
@@ -87,6 +82,13 @@ Result<> Controller::start_listening() {
   auto watched = thread_.add_source(listener_, listener_fd_.get(), EPOLLIN | EPOLLET);
   if (watched) std::ignore = serving_.spawn(serve_front_ends());
   return watched;
+}
+
+Task<> Controller::detach_bdev() {
+  // Taken at once, so that a session that starts meanwhile does not get it.
+  const ChannelRef channel = std::move(channel_);
+  if (session_ != nullptr) co_await session_->detach_bdev();
+  CHECK(!channel || static_cast<BdevChannel*>(channel.get())->in_flight() == 0);
 }
 
 Task<> Controller::stop_serving() {

@@ -63,6 +63,7 @@ class Controller final : private BdevEvents {
 
   // On the controller's thread.
   Result<> start_listening();
+  Task<> detach_bdev();
   Task<> stop_serving();
   Task<> serve_front_ends();
   Task<> serve(UniqueFd socket);
