@@ -1,6 +1,5 @@
 #include "lib/vhost/blk_queue.h"
 
-#include "lib/thread/elastic_pool.h"
 #include "lib/vhost/guarded_write.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_guard.h"
@@ -13,6 +12,7 @@ BlkQueue::BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device, Lo
       owner_(thread),
       device_(device),
       log_limiter_(log_limiter),
+      requests_(ElasticPool<BlkRequest>::of(thread.host())),
       kickless_timer_("vhost_kickless_queue", [this] { make_hot(); }) {
   publish_work_.queue = this;
   publish_work_.run = [](Work& work) { static_cast<PublishWork&>(work).queue->on_publish_work(); };
@@ -123,6 +123,7 @@ bool BlkQueue::poll() {
     return true;
   }
   const uint32_t count = std::min<uint32_t>(*available, kQueueBudget);
+  if (count > 1) ring_.prefetch(count);
   for (uint32_t i = 0; i < count && running_; ++i) start_next();
   return count > 0;
 }
@@ -143,18 +144,17 @@ void BlkQueue::wake_up() {
 }
 
 void BlkQueue::start_next() {
-  auto& pool = ElasticPool<BlkRequest>::of(owner_.host());
-  std::unique_ptr<BlkRequest> taken = pool.take();
+  std::unique_ptr<BlkRequest> taken = requests_.take();
   BlkRequest& request = *taken;
   MapUse& use = *maps_.back();
-  RingFault fault = ring_.pop(*use.map, request.chain());
+  RingFault fault = ring_.pop(request.chain());
   BlkRequest::Next next = BlkRequest::Next::kBroken;
   if (fault == RingFault::kNone) {
     next = request.parse(device_);
     fault = request.fault();
   }
   if (next == BlkRequest::Next::kBroken) {
-    pool.give_back(std::move(taken));
+    requests_.give_back(std::move(taken));
     break_ring(fault);
     return;
   }
@@ -203,7 +203,7 @@ void BlkQueue::finish(BlkRequest& request, BlkStatus status) {
     std::erase_if(maps_, [&use](const auto& map) { return map.get() == &use; });
     map_freed_.notify_all();
   }
-  ElasticPool<BlkRequest>::of(owner_.host()).give_back(std::unique_ptr<BlkRequest>(&request));
+  requests_.give_back(std::unique_ptr<BlkRequest>(&request));
   if (--in_flight_ == 0 && !publish_pending_) drained_.notify_all();
 }
 

@@ -18,6 +18,7 @@
 #include "lib/base/unique_fd.h"
 #include "lib/bdev/bdev_channel.h"
 #include "lib/thread/await.h"
+#include "lib/thread/elastic_pool.h"
 #include "lib/thread/poller.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_request.h"
@@ -108,6 +109,7 @@ class BlkQueue final : public Poller {
   LwThread& owner_;
   const BlkDevice& device_;
   LogLimiter& log_limiter_;
+  ElasticPool<BlkRequest>& requests_;
 
   SplitQueue ring_;
   uint16_t size_ = 0;

@@ -1,6 +1,7 @@
 #include "lib/vhost/blk_request.h"
 
 #include <algorithm>
+#include <cstring>
 #include <span>
 
 #include "lib/base/iov_cursor.h"
@@ -22,7 +23,13 @@ BlkRequest::Next BlkRequest::parse(const BlkDevice& device) {
   if (chain_.readable_bytes < sizeof(BlkRequestHeader)) return broken(RingFault::kNoHeader);
   if (chain_.writable_bytes == 0) return broken(RingFault::kNoStatus);
   BlkRequestHeader header;
-  IovCursor({segments_.data(), chain_.readable}).copy_out(std::as_writable_bytes(std::span(&header, 1)));
+  if (segments_.front().iov_len >= sizeof(header)) {
+    std::memcpy(&header, segments_.front().iov_base, sizeof(header));
+    // Without this the compiler may read the guest's bytes again instead of keeping the copy.
+    asm volatile("" : "+m"(header) : : "memory");
+  } else {
+    IovCursor({segments_.data(), chain_.readable}).copy_out(std::as_writable_bytes(std::span(&header, 1)));
+  }
   strip_header();
   strip_status();
   written_ = 0;

@@ -36,6 +36,16 @@ class MemoryMap {
   // Appends the pieces of guest physical [address, address + length) to `out`: several where it crosses regions that
   // adjoin. False, with `out` in any state, when a byte of it is not mapped, or `out` would exceed kMaxSegments.
   bool translate(uint64_t guest_address, uint64_t length, std::vector<iovec>& out) const;
+  // The whole of the region that an address lies in; of size 0 if it is not mapped.
+  struct Window {
+    uint64_t guest_address = 0;
+    uint64_t size = 0;
+    std::byte* host = nullptr;
+  };
+  Window window_at(uint64_t guest_address) const {
+    const Region* region = find(guest_address);
+    return region == nullptr ? Window{} : Window{region->guest_address, region->size, region->host};
+  }
   // The address of [address, address + length) of the front end's own address space; nullptr unless within one region.
   std::byte* translate_user(uint64_t user_address, uint64_t length) const;
 

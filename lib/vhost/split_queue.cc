@@ -53,6 +53,8 @@ bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16
       misaligned(used, kSplitUsedAlignment)) {
     return false;
   }
+  map_ = &map;
+  window_ = {};
   desc_ = reinterpret_cast<SplitDesc*>(desc);
   avail_ = reinterpret_cast<SplitAvail*>(avail);
   avail_ring_ = reinterpret_cast<uint16_t*>(avail + sizeof(SplitAvail));
@@ -68,15 +70,39 @@ bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16
 
 void SplitQueue::load_used_index() { used_index_ = published_index_ = __atomic_load_n(&used_->idx, __ATOMIC_RELAXED); }
 
-RingFault SplitQueue::pop(const MemoryMap& map, Chain& chain) {
+void SplitQueue::prefetch(uint32_t count) const {
+  const auto descriptor = [this](uint32_t i) -> const SplitDesc& {
+    // Nothing is checked yet: an index beyond the ring, or an address beyond the window, just fetches in vain.
+    return desc_[__atomic_load_n(&avail_ring_[(last_avail_ + i) & (size_ - 1)], __ATOMIC_RELAXED) & (size_ - 1)];
+  };
+  for (uint32_t i = 0; i < count; ++i) __builtin_prefetch(&descriptor(i));
+  // The header, or the indirect table.
+  const auto host = reinterpret_cast<uintptr_t>(window_.host) - window_.guest_address;
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t address = __atomic_load_n(&descriptor(i).addr, __ATOMIC_RELAXED);
+    __builtin_prefetch(reinterpret_cast<const void*>(host + address));  // NOLINT(performance-no-int-to-ptr)
+  }
+}
+
+bool SplitQueue::translate(uint64_t guest_address, uint32_t length, std::vector<iovec>& out) {
+  const uint64_t offset = guest_address - window_.guest_address;
+  if (offset >= window_.size || length > window_.size - offset || length == 0 || out.size() >= kMaxSegments) {
+    window_ = map_->window_at(guest_address);
+    return map_->translate(guest_address, length, out);
+  }
+  out.push_back({.iov_base = window_.host + offset, .iov_len = length});
+  return true;
+}
+
+RingFault SplitQueue::pop(Chain& chain) {
   chain.head = __atomic_load_n(&avail_ring_[last_avail_ & (size_ - 1)], __ATOMIC_RELAXED);
   if (chain.head >= size_) return RingFault::kBadDescriptor;
-  const RingFault fault = read_chain(map, chain);
+  const RingFault fault = read_chain(chain);
   if (fault == RingFault::kNone) ++last_avail_;
   return fault;
 }
 
-RingFault SplitQueue::read_chain(const MemoryMap& map, Chain& chain) const {
+RingFault SplitQueue::read_chain(Chain& chain) {
   chain.segments->clear();
   chain.readable = 0;
   chain.readable_bytes = chain.writable_bytes = 0;
@@ -100,7 +126,7 @@ RingFault SplitQueue::read_chain(const MemoryMap& map, Chain& chain) const {
       }
       std::vector<iovec>& segments = *chain.segments;
       const size_t before = segments.size();
-      if (!map.translate(desc.addr, desc.len, segments)) return RingFault::kNotMapped;
+      if (!translate(desc.addr, desc.len, segments)) return RingFault::kNotMapped;
       if (segments.size() == before + 1) {
         table = static_cast<const std::byte*>(segments.back().iov_base);
       } else {
@@ -119,7 +145,7 @@ RingFault SplitQueue::read_chain(const MemoryMap& map, Chain& chain) const {
 
     const bool writable = (desc.flags & kDescWrite) != 0;
     if (!writable && chain.writable_bytes > 0) return RingFault::kBadOrder;
-    if (!map.translate(desc.addr, desc.len, *chain.segments)) return RingFault::kNotMapped;
+    if (!translate(desc.addr, desc.len, *chain.segments)) return RingFault::kNotMapped;
     if (writable) {
       chain.writable_bytes += desc.len;
     } else {

@@ -2,8 +2,9 @@
 // and decides who has to be notified.
 //
 // Thread:     the queue's.
-// Ownership:  borrows the ring's memory, which the guest may change at any moment: each field is read once, then
-// checked. Source:     virtio 1.3, "Split Virtqueues", "Used Buffer Notification Suppression".
+// Ownership:  borrows the map that attach() is given, until it is given another one. The guest may change its memory at
+//             any moment: each field is read once, then checked.
+// Source:     virtio 1.3, "Split Virtqueues", "Used Buffer Notification Suppression".
 #pragma once
 
 #include <atomic>
@@ -63,8 +64,12 @@ class SplitQueue {
   }
   bool has_work() const { return load_avail_index() != last_avail_; }
 
+  // Has the processor fetch what the next `count` chains begin with: the driver's core has just written it, and one
+  // chain's misses should not wait for the other's. Requires: that many are available.
+  void prefetch(uint32_t count) const;
+
   // Takes the next available chain. Requires available() > 0.
-  RingFault pop(const MemoryMap& map, Chain& chain);
+  RingFault pop(Chain& chain);
 
   // Notes a chain as used; the driver sees it after publish(). `written` counts from the chain's first writable byte.
   void push_used(uint16_t head, uint32_t written);
@@ -77,8 +82,11 @@ class SplitQueue {
 
  private:
   uint16_t load_avail_index() const { return __atomic_load_n(&avail_->idx, __ATOMIC_ACQUIRE); }
-  RingFault read_chain(const MemoryMap& map, Chain& chain) const;
+  RingFault read_chain(Chain& chain);
+  bool translate(uint64_t guest_address, uint32_t length, std::vector<iovec>& out);
 
+  const MemoryMap* map_ = nullptr;
+  MemoryMap::Window window_;  // of map_: where the last address was found, and most likely the next one
   SplitDesc* desc_ = nullptr;
   SplitAvail* avail_ = nullptr;
   uint16_t* avail_ring_ = nullptr;
