@@ -180,14 +180,23 @@ Task<RpcResult> resize_null(RpcContext& context, ResizeNull params) {
   co_return true;
 }
 
+// Of aio and uring bdevs alike.
+RpcResult rescan(RpcContext& context, const std::string& name, const char* product_name) {
+  const auto bdev = find_bdev(context, name, product_name);
+  if (!bdev) return std::unexpected(bdev.error());
+  auto& file = dynamic_cast<FileBdev&>(**bdev);
+  const Result<> rescanned = file.rescan(context.bdevs);
+  if (!rescanned) return fail_rpc(rescanned.error(), fmt::format("'{}'", file.options().filename));
+  return true;
+}
+
 Task<RpcResult> create_aio(RpcContext& context, CreateAio params) {
   if (auto refused = refusal(context, params.name)) co_return std::unexpected(*refused);
   auto bdev = context.aio.create({.name = params.name,
                                   .filename = params.filename,
                                   .uuid = params.uuid.value_or(Uuid{}),
                                   .block_size_bytes = params.block_size,
-                                  .readonly = params.readonly,
-                                  .fallocate = params.fallocate});
+                                  .readonly = params.readonly});
   if (!bdev) co_return fail_rpc(bdev.error(), fmt::format("'{}'", params.filename));
   co_return add_bdev(context, std::move(*bdev));
 }
@@ -197,11 +206,7 @@ Task<RpcResult> delete_aio(RpcContext& context, Delete params) {
 }
 
 Task<RpcResult> rescan_aio(RpcContext& context, Rescan params) {
-  const auto bdev = find_bdev(context, params.name, kAioProductName);
-  if (!bdev) co_return std::unexpected(bdev.error());
-  const Result<> rescanned = context.aio.rescan(context.bdevs, **bdev);
-  if (!rescanned) co_return fail_rpc(rescanned.error(), fmt::format("'{}'", aio_options(**bdev)->filename));
-  co_return true;
+  co_return rescan(context, params.name, kAioProductName);
 }
 
 Task<RpcResult> create_uring(RpcContext& context, CreateUring params) {
@@ -220,11 +225,7 @@ Task<RpcResult> delete_uring(RpcContext& context, Delete params) {
 }
 
 Task<RpcResult> rescan_uring(RpcContext& context, Rescan params) {
-  const auto bdev = find_bdev(context, params.name, kUringProductName);
-  if (!bdev) co_return std::unexpected(bdev.error());
-  const Result<> rescanned = context.uring.rescan(context.bdevs, **bdev);
-  if (!rescanned) co_return fail_rpc(rescanned.error(), fmt::format("'{}'", uring_options(**bdev)->filename));
-  co_return true;
+  co_return rescan(context, params.name, kUringProductName);
 }
 
 Json::Value make_call(const char* method, const Bdev& bdev) {
@@ -341,38 +342,30 @@ void add_uring_methods(MethodTable& table, RpcContext& context) {
 
 Json::Value driver_specific(const Bdev& bdev) {
   Json::Value json(Json::objectValue);
-  if (const AioBdevOptions* aio = aio_options(bdev)) {
-    json["aio"]["filename"] = aio->filename;
-    json["aio"]["block_size_override"] = aio->block_size_bytes != 0;
-    json["aio"]["readonly"] = aio->readonly;
-    json["aio"]["fallocate"] = aio->fallocate;
-    json["aio"]["nowait"] = false;
-  }
-  if (const UringBdevOptions* uring = uring_options(bdev)) {
-    json["uring"]["filename"] = uring->filename;
-    json["uring"]["readonly"] = uring->readonly;
+  if (const auto* disk = dynamic_cast<const FileBdev*>(&bdev)) {
+    const bool aio = bdev.product_name() == std::string_view(kAioProductName);
+    Json::Value& file = json[aio ? "aio" : "uring"];
+    file["filename"] = disk->options().filename;
+    file["readonly"] = disk->options().readonly;
+    if (aio) {
+      file["block_size_override"] = disk->options().block_size_bytes != 0;
+      file["fallocate"] = bdev.supports(IoType::kDiscard);
+      file["nowait"] = false;
+    }
   }
   describe_virtio(bdev, json);
   return json;
 }
 
 Json::Value creating_call(const Bdev& bdev) {
-  if (const AioBdevOptions* aio = aio_options(bdev)) {
-    Json::Value call = make_call("bdev_aio_create", bdev);
-    call["params"]["filename"] = aio->filename;
-    call["params"]["block_size"] = aio->block_size_bytes;
-    call["params"]["readonly"] = aio->readonly;
-    call["params"]["fallocate"] = aio->fallocate;
-    return call;
-  }
-  if (const UringBdevOptions* uring = uring_options(bdev)) {
-    Json::Value call = make_call("bdev_uring_create", bdev);
-    call["params"]["filename"] = uring->filename;
-    call["params"]["block_size"] = uring->block_size_bytes;
-    call["params"]["readonly"] = uring->readonly;
-    return call;
-  }
   const std::string_view product_name = bdev.product_name();
+  if (const auto* disk = dynamic_cast<const FileBdev*>(&bdev)) {
+    Json::Value call = make_call(product_name == kAioProductName ? "bdev_aio_create" : "bdev_uring_create", bdev);
+    call["params"]["filename"] = disk->options().filename;
+    call["params"]["block_size"] = disk->options().block_size_bytes;
+    call["params"]["readonly"] = disk->options().readonly;
+    return call;
+  }
   if (product_name == kMallocProductName) {
     Json::Value call = make_call("bdev_malloc_create", bdev);
     put_geometry(call["params"], bdev);

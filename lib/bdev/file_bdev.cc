@@ -1,6 +1,7 @@
 #include "lib/bdev/file_bdev.h"
 
 #include "lib/bdev/bdev_manager.h"
+#include "lib/bdev/file_queue.h"
 
 namespace sluice {
 namespace {
@@ -12,16 +13,17 @@ constexpr IoTypes kWithoutDiscard = {IoType::kRead, IoType::kWrite, IoType::kFlu
 
 }  // namespace
 
-FileBdev::FileBdev(Identity identity, std::unique_ptr<FileBackend> file)
+FileBdev::FileBdev(const FileBdevOptions& options, const char* product_name, std::unique_ptr<FileBackend> file)
     : Bdev({
-          .name = std::move(identity.name),
-          .uuid = identity.uuid,
-          .product_name = identity.product_name,
+          .name = options.name,
+          .uuid = options.uuid,
+          .product_name = product_name,
           .size_bytes = file->opened_size_bytes(),
           .limits = file->limits(),
           .io_types = file->can_discard() ? kWithDiscard : kWithoutDiscard,
-          .readonly = identity.readonly,
+          .readonly = options.readonly,
       }),
+      options_(options),
       file_(std::move(file)) {}
 
 Result<> FileBdev::rescan(BdevManager& bdevs) {
@@ -29,6 +31,14 @@ Result<> FileBdev::rescan(BdevManager& bdevs) {
   if (!size_bytes) return std::unexpected(size_bytes.error());
   bdevs.set_size(*this, *size_bytes);
   return {};
+}
+
+void FileChannel::do_submit(BlockIo& io) {
+  if (io.type == IoType::kReset) {
+    complete(io, IoStatus::kOk);
+  } else {
+    queue_.submit(io);
+  }
 }
 
 }  // namespace sluice

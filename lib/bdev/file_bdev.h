@@ -15,9 +15,21 @@
 namespace sluice {
 
 class BdevManager;
+class FileQueue;
+
+struct FileBdevOptions {
+  std::string name;
+  std::string filename;
+  Uuid uuid;  // nil: a random one
+  // A power of two, 512 to 65,536; 0: the device's own, and for a file the least it takes.
+  uint32_t block_size_bytes = 0;
+  bool readonly = false;
+};
 
 class FileBdev : public Bdev {
  public:
+  // What it was made from.
+  const FileBdevOptions& options() const { return options_; }
   FileBackend& file() const { return *file_; }
 
   // Takes over the present size of the file of this device, which is in `bdevs`, and tells its users if it has changed.
@@ -25,16 +37,11 @@ class FileBdev : public Bdev {
   Result<> rescan(BdevManager& bdevs);
 
  protected:
-  struct Identity {
-    std::string name;
-    Uuid uuid;  // nil: a random one
-    const char* product_name;
-    bool readonly;
-  };
   // Requires: the file has a size (FileBackend::open() has seen to that).
-  FileBdev(Identity identity, std::unique_ptr<FileBackend> file);
+  FileBdev(const FileBdevOptions& options, const char* product_name, std::unique_ptr<FileBackend> file);
 
  private:
+  const FileBdevOptions options_;
   const std::unique_ptr<FileBackend> file_;
 };
 
@@ -42,16 +49,19 @@ class FileBdev : public Bdev {
 // request.
 class FileChannel : public BdevChannel {
  public:
+  FileChannel(FileBdev& bdev, FileQueue& queue) : BdevChannel(bdev), file_(bdev.file()), queue_(queue) {}
+
   static FileBackend& file_of(const BlockIo& io) { return static_cast<FileChannel*>(io.channel)->file_; }
   static void finish(BlockIo& io, IoStatus status) { complete(io, status); }
 
  protected:
-  explicit FileChannel(FileBdev& bdev) : BdevChannel(bdev), file_(bdev.file()) {}
-
   FileBackend& file() const { return file_; }
 
  private:
+  void do_submit(BlockIo& io) final;
+
   FileBackend& file_;
+  FileQueue& queue_;
 };
 
 }  // namespace sluice

@@ -29,6 +29,8 @@ inline constexpr uint64_t kMaxMappedBytes = uint64_t{64} << 40;
 inline constexpr uint32_t kMaxMapsInUse = 4;
 // Requests one poll of a queue takes, so that the other queues of the thread get their turn.
 inline constexpr uint32_t kQueueBudget = 64;
+// Fewer than this are not worth an update of the used index of their own.
+inline constexpr uint32_t kQueueBatch = 16;
 // Messages one session handles before others get their turn; one that changes the memory counts as many as this.
 inline constexpr uint32_t kMessageBudget = 16;
 // After a failure to accept a front end (no descriptor is free, say).
@@ -37,6 +39,7 @@ inline constexpr uint64_t kAcceptRetryNs = 100'000'000;
 inline constexpr uint64_t kKicklessPeriodNs = 200'000;
 
 static_assert(kMaxQueues <= kVringIndexMask + 1);
+static_assert(kQueueBatch <= kQueueBudget);
 static_assert(kMaxQueueSize <= kMaxSplitQueueSize);
 static_assert(kSegMax + 2 <= kMaxChainLength);
 static_assert(kMaxGuestBytes <= kMaxMappedBytes);

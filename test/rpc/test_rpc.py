@@ -342,9 +342,10 @@ class BadInput(DaemonCase):
         self.assert_refused(-ENODEV, missing, 'vhost_create_blk_controller', ctrlr='c', dev_name='x')
         self.assertFalse((self.daemon.directory / 'c').exists(), 'a failed call leaves nothing behind')
 
-    def test_devices_of_another_kind_are_not_deleted(self):
+    def test_devices_of_another_kind_are_left_alone(self):
         self.call('bdev_null_create', name='kind', num_blocks=8, block_size=512)
-        self.assert_refused(-ENODEV, ['No such device', 'Null disk'], 'bdev_malloc_delete', name='kind')
+        for method in ('bdev_malloc_delete', 'bdev_aio_delete', 'bdev_aio_rescan', 'bdev_uring_rescan'):
+            self.assert_refused(-ENODEV, ['No such device', 'Null disk'], method, name='kind')
         self.call('bdev_null_delete', name='kind')
 
     def test_wrong_controllers_are_refused(self):

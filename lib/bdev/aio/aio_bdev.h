@@ -5,31 +5,18 @@
 // reactor share one kernel context, one completion queue and one notification.
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <string>
 
 #include "lib/base/result.h"
-#include "lib/base/uuid.h"
 #include "lib/bdev/blocking_pool.h"
+#include "lib/bdev/file_bdev.h"
 
 namespace sluice {
 
 class Bdev;
-class BdevManager;
 struct AioSystem;
 
 inline constexpr const char* kAioProductName = "AIO disk";
-
-struct AioBdevOptions {
-  std::string name;
-  std::string filename;
-  Uuid uuid;  // nil: a random one
-  uint32_t block_size_bytes =
-      0;  // a power of two, 512 to 65,536; 0: the device's own, and for a file the least it takes
-  bool readonly = false;
-  bool fallocate = false;  // has no effect: discard and write zeroes are offered wherever they work
-};
 
 // Makes aio bdevs.
 // Thread:    the application's lightweight thread, or before it runs.
@@ -42,10 +29,7 @@ class AioModule {
   AioModule& operator=(const AioModule&) = delete;
 
   // The bdev holds the file. Errors: those of FileBackend::open().
-  Result<std::unique_ptr<Bdev>> create(const AioBdevOptions& options);
-
-  // FileBdev::rescan(). Errors: ENODEV (not an aio bdev), and those of it.
-  Result<> rescan(BdevManager& bdevs, Bdev& bdev);
+  Result<std::unique_ptr<Bdev>> create(const FileBdevOptions& options);
 
  private:
   friend class AioBdev;
@@ -53,8 +37,5 @@ class AioModule {
   const AioSystem& system_;
   BlockingPool pool_;
 };
-
-// What an aio bdev was made from; nullptr for any other bdev.
-const AioBdevOptions* aio_options(const Bdev& bdev);
 
 }  // namespace sluice

@@ -5,30 +5,18 @@
 // Needs: Linux 6.1, with io_uring not disabled; the aio bdev does the same without.
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <string>
 
 #include "lib/base/result.h"
-#include "lib/base/uuid.h"
 #include "lib/bdev/blocking_pool.h"
+#include "lib/bdev/file_bdev.h"
 
 namespace sluice {
 
 class Bdev;
-class BdevManager;
 struct UringSystem;
 
 inline constexpr const char* kUringProductName = "URING bdev";
-
-struct UringBdevOptions {
-  std::string name;
-  std::string filename;
-  Uuid uuid;  // nil: a random one
-  uint32_t block_size_bytes =
-      0;  // a power of two, 512 to 65,536; 0: the device's own, and for a file the least it takes
-  bool readonly = false;
-};
 
 // Makes uring bdevs.
 // Thread:    the application's lightweight thread, or before it runs.
@@ -42,10 +30,7 @@ class UringModule {
 
   // The bdev holds the file. Errors: ENOSYS, EPERM, EINVAL, ENOMEM (no io_uring can be made, and why), found before the
   // file is touched; those of FileBackend::open().
-  Result<std::unique_ptr<Bdev>> create(const UringBdevOptions& options);
-
-  // FileBdev::rescan(). Errors: ENODEV (not a uring bdev), and those of it.
-  Result<> rescan(BdevManager& bdevs, Bdev& bdev);
+  Result<std::unique_ptr<Bdev>> create(const FileBdevOptions& options);
 
  private:
   friend class UringBdev;
@@ -53,8 +38,5 @@ class UringModule {
   const UringSystem& system_;
   BlockingPool pool_;
 };
-
-// What a uring bdev was made from; nullptr for any other bdev.
-const UringBdevOptions* uring_options(const Bdev& bdev);
 
 }  // namespace sluice

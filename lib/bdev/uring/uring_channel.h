@@ -8,7 +8,7 @@ namespace sluice {
 
 class UringChannel final : public FileChannel {
  public:
-  UringChannel(FileBdev& bdev, UringGroup& group) : FileChannel(bdev), group_(group) {}
+  UringChannel(FileBdev& bdev, UringGroup& group) : FileChannel(bdev, group), group_(group) {}
   ~UringChannel() override {
     if (asked_) group_.release_file(target_);
   }
@@ -24,14 +24,6 @@ class UringChannel final : public FileChannel {
   }
 
  private:
-  void do_submit(BlockIo& io) override {
-    if (io.type == IoType::kReset) {
-      complete(io, IoStatus::kOk);
-    } else {
-      group_.submit(io);
-    }
-  }
-
   UringGroup& group_;
   UringFile target_;
   bool asked_ = false;
