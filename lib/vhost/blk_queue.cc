@@ -128,7 +128,7 @@ bool BlkQueue::poll() {
   // neither side waits for the other.
   const uint32_t count =
       std::min<uint32_t>(*available, std::clamp<uint32_t>(*available / 2, kQueueBatch, kQueueBudget));
-  if (count > 1) ring_.prefetch(count);
+  if (count > 0) ring_.prefetch(count);
   for (uint32_t i = 0; i < count && running_; ++i) start_next();
   return count > 0;
 }

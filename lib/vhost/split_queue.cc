@@ -55,6 +55,8 @@ bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16
   }
   map_ = &map;
   window_ = {};
+  last_head_ = 0;
+  last_first_ = nullptr;
   desc_ = reinterpret_cast<SplitDesc*>(desc);
   avail_ = reinterpret_cast<SplitAvail*>(avail);
   avail_ring_ = reinterpret_cast<uint16_t*>(avail + sizeof(SplitAvail));
@@ -75,6 +77,12 @@ void SplitQueue::prefetch(uint32_t count) const {
     // Nothing is checked yet: an index beyond the ring, or an address beyond the window, just fetches in vain.
     return desc_[__atomic_load_n(&avail_ring_[(last_avail_ + i) & (size_ - 1)], __ATOMIC_RELAXED) & (size_ - 1)];
   };
+  if (count == 1) {
+    // Guessed, as the index, the descriptor and what it points to are one miss after the other.
+    __builtin_prefetch(&desc_[last_head_]);
+    __builtin_prefetch(last_first_);
+    return;
+  }
   for (uint32_t i = 0; i < count; ++i) __builtin_prefetch(&descriptor(i));
   // The header, or the indirect table.
   const auto host = reinterpret_cast<uintptr_t>(window_.host) - window_.guest_address;
@@ -98,7 +106,10 @@ RingFault SplitQueue::pop(Chain& chain) {
   chain.head = __atomic_load_n(&avail_ring_[last_avail_ & (size_ - 1)], __ATOMIC_RELAXED);
   if (chain.head >= size_) return RingFault::kBadDescriptor;
   const RingFault fault = read_chain(chain);
-  if (fault == RingFault::kNone) ++last_avail_;
+  if (fault == RingFault::kNone) {
+    ++last_avail_;
+    last_head_ = chain.head;
+  }
   return fault;
 }
 
@@ -129,6 +140,7 @@ RingFault SplitQueue::read_chain(Chain& chain) {
       if (!translate(desc.addr, desc.len, segments)) return RingFault::kNotMapped;
       if (segments.size() == before + 1) {
         table = static_cast<const std::byte*>(segments.back().iov_base);
+        last_first_ = table;
       } else {
         for (size_t i = before; i < segments.size(); ++i) {
           const auto* piece = static_cast<const std::byte*>(segments[i].iov_base);
@@ -156,6 +168,7 @@ RingFault SplitQueue::read_chain(Chain& chain) {
     if ((desc.flags & kDescNext) == 0) break;
     next = desc.next;
   }
+  if (!in_indirect && !chain.segments->empty()) last_first_ = chain.segments->front().iov_base;
   return RingFault::kNone;
 }
 

@@ -65,7 +65,7 @@ class SplitQueue {
   bool has_work() const { return load_avail_index() != last_avail_; }
 
   // Has the processor fetch what the next `count` chains begin with: the driver's core has just written it, and one
-  // chain's misses should not wait for the other's. Requires: that many are available.
+  // miss should not wait for the other. Requires: that many are available.
   void prefetch(uint32_t count) const;
 
   // Takes the next available chain. Requires available() > 0.
@@ -97,6 +97,9 @@ class SplitQueue {
   uint16_t size_ = 0;
   bool event_idx_ = false;
   bool indirect_ = false;
+  // Where the last chain began. Most drivers use first what they got back last, so at depth 1 the next one does, too.
+  uint16_t last_head_ = 0;
+  const void* last_first_ = nullptr;
   uint16_t last_avail_ = 0;
   uint16_t used_index_ = 0;       // next to be filled
   uint16_t published_index_ = 0;  // what the driver has been shown
