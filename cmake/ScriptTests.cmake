@@ -1,4 +1,5 @@
-# CTest entries that are scripts: label "static" looks at the sources, "rpc" and "guest" drive the built daemon.
+# CTest entries that are scripts: label "static" looks at the sources, "rpc" and "guest" drive the built daemon, "bench"
+# runs the measurements briefly.
 # An instrumented build has the unit tests only: scripts/test.sh runs these once, with the release.
 if(SLUICE_SANITIZE)
   return()
@@ -14,7 +15,7 @@ endforeach()
 set_tests_properties(static_check-headers PROPERTIES RUN_SERIAL ON ENVIRONMENT SLUICE_BUILD_DIR=${PROJECT_BINARY_DIR})
 
 # One entry per file of Python tests. They find the daemon by SLUICE_VHOST, the tree of programs by SLUICE_BUILD_DIR.
-foreach(label rpc guest)
+foreach(label rpc guest bench)
   file(GLOB files RELATIVE ${PROJECT_SOURCE_DIR}/test/${label} CONFIGURE_DEPENDS
        ${PROJECT_SOURCE_DIR}/test/${label}/*_test.py ${PROJECT_SOURCE_DIR}/test/${label}/test_*.py)
   foreach(file ${files})
@@ -23,8 +24,8 @@ foreach(label rpc guest)
              COMMAND python3 -B -u -m unittest discover -v -s ${PROJECT_SOURCE_DIR}/test/${label} -p ${file})
     set_tests_properties(${label}_${name} PROPERTIES LABELS ${label} TIMEOUT 300
       ENVIRONMENT "SLUICE_VHOST=${PROJECT_BINARY_DIR}/app/vhost/sluice-vhost;SLUICE_BUILD_DIR=${PROJECT_BINARY_DIR}")
-    if(label STREQUAL guest)
-      # A guest's processors and the daemon's reactors are busy together: nothing else beside them.
+    if(label MATCHES "^(guest|bench)$")
+      # A guest's or load's processor and the daemon's reactors are busy together: nothing else beside them.
       set_tests_properties(${label}_${name} PROPERTIES RUN_SERIAL ON TIMEOUT 480)
     endif()
   endforeach()

@@ -18,9 +18,14 @@ function(sluice_test name)
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
-# sluice_bench(name SOURCES ... LINKS ...): one Google Benchmark program. Built with everything else, run by hand.
+# sluice_bench(name SOURCES ... LINKS ...): one Google Benchmark program, measured by scripts/bench.sh. Its CTest entry,
+# label "bench", runs each row for a moment, to see that it works; only the rows that need two cores are left out.
 function(sluice_bench name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} benchmark::benchmark sluice_warnings)
+  if(NOT SLUICE_SANITIZE)
+    add_test(NAME ${name} COMMAND ${name} --benchmark_min_time=0.001 --benchmark_filter=-two_cores)
+    set_tests_properties(${name} PROPERTIES LABELS bench TIMEOUT 120)
+  endif()
 endfunction()

@@ -5,11 +5,14 @@
 //   extents=M  64 KiB extents written with O_DIRECT, right after the blocks
 //   seed=S     enters every word, so that a stale image cannot pass
 //   size=B     what BLKGETSIZE64 must say, in bytes (0: not checked)
+//   reads=N    instead of all that: N reads of 4 KiB with O_DIRECT at random places, one after another, which
+//              are not checked; RESULT says how long one takes
 // The host repeats the check on the image: uml.py knows pattern_word() too; keep them equal.
 #include "sys.h"
 
 enum { kBlock = 4096, kExtent = 65536, kSector = 512 };
-static u8* buffer;  // kExtent bytes, page aligned as O_DIRECT demands
+enum { kBucketNs = 500, kBuckets = 40000 };  // of the histogram: up to 20 ms
+static u8* buffer;                           // kExtent bytes, page aligned as O_DIRECT demands
 
 static void stop(void) {
   for (;;) sys_power_off();
@@ -91,6 +94,40 @@ static void verify_zero(i64 fd, u64 begin, u64 end) {
   }
 }
 
+// The time that `share` percent of the reads did not exceed.
+static u64 percentile_ns(const u64* buckets, u64 reads, u64 share) {
+  u64 seen = 0, i = 0;
+  while (i < kBuckets && (seen += buckets[i]) * 100 < reads * share) ++i;
+  return (i + 1) * kBucketNs;
+}
+
+static void measure_reads(i64 fd, u64 size, u64 reads) {
+  u64* const buckets = sys_pages(kBuckets * sizeof(u64));
+  const u64 warm_up = reads / 10;
+  u64 begin = 0, last = 0;
+  for (u64 i = 0; i < warm_up + reads; ++i) {
+    if (i == warm_up) begin = last = sys_now_ns();
+    const u64 at = (pattern_word(1, i) >> 20) % (size / kBlock) * kBlock;
+    expect(sys_pread(fd, buffer, kBlock, at), kBlock, "read", at);
+    if (i < warm_up) continue;
+    const u64 now = sys_now_ns(), bucket = (now - last) / kBucketNs;
+    ++buckets[bucket < kBuckets ? bucket : kBuckets - 1];
+    last = now;
+  }
+  say("RESULT ok size=");
+  say_number(size);
+  say(" reads=");
+  say_number(reads);
+  say(" mean_ns=");
+  say_number((last - begin) / reads);
+  say(" p50_ns=");
+  say_number(percentile_ns(buckets, reads, 50));
+  say(" p99_ns=");
+  say_number(percentile_ns(buckets, reads, 99));
+  say("\n");
+  stop();
+}
+
 static void set_up_devices(void) {
   sys_mount("devtmpfs", "/dev");
   sys_mount("sysfs", "/sys");
@@ -106,6 +143,7 @@ static void main_(char** env) {
   const u64 extents = env_number(env, "extents=", 500);
   const u64 seed = env_number(env, "seed=", 1);
   const u64 wanted_size = env_number(env, "size=", 0);
+  const u64 reads = env_number(env, "reads=", 0);
   buffer = sys_pages(kExtent);
   set_up_devices();
 
@@ -118,6 +156,7 @@ static void main_(char** env) {
   u64 size = 0;
   expect(sys_ioctl(fd, BLKGETSIZE64, &size), 0, "BLKGETSIZE64", 0);
   if (wanted_size && size != wanted_size) fail("wrong device size", wanted_size, (i64)size);
+  if (reads) measure_reads(fd, size, reads);
   if (size < end) fail("device too small for blocks= and extents=", end, (i64)size);
   expect(sys_pread(fd, buffer, kBlock, size), 0, "read at the end of the device", size);
 

@@ -24,6 +24,7 @@ enum {
   kSysMount = 165,
   kSysReboot = 169,
   kSysExit = 60,
+  kSysClockGettime = 228,
   kSysFinitModule = 313,
 };
 
@@ -71,6 +72,13 @@ static inline void* sys_pages(u64 size_bytes) {
 static inline void sys_power_off(void) {
   SYS(kSysReboot, 0xfee1dead, 672274793, 0x4321fedc, 0, 0, 0);
   SYS(kSysExit, 1, 0, 0, 0, 0, 0);
+}
+
+// CLOCK_MONOTONIC.
+static inline u64 sys_now_ns(void) {
+  u64 time[2] = {0, 0};
+  SYS(kSysClockGettime, 1, time, 0, 0, 0, 0);
+  return time[0] * 1000000000 + time[1];
 }
 
 // ---- text ----

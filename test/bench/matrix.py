@@ -1,0 +1,205 @@
+"""What is measured: parts of groups of rows. The rows of a group are compared, so they are measured by turns."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+
+from measures import from_guest, over_socket, with_throughput
+from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, google_benchmark
+from targets import QsdTarget, SluiceTarget
+from uml import Uml
+
+DEPTHS = (1, 32, 128)
+SIZES = {'512 B': 512, '4 KiB': 4096, '16 KiB': 16 << 10, '64 KiB': 64 << 10, '256 KiB': 256 << 10, '1 MiB': 1 << 20}
+ENGINES = {'aio': 'libaio', 'uring': 'io_uring'}  # ours: fio's
+COPIES = 'limit: memory copies'
+TWO_JOBS = 'limit: fio, two jobs on two cores'
+# Which form of qemu-storage-daemon a mode is compared with: what polls with what polls.
+PEER_LOOP = {'poll': 'iothread', 'adaptive': 'iothread', 'interrupt': 'main'}
+
+
+@dataclasses.dataclass
+class Row:
+    name: str
+    measure: Callable  # seconds -> (figures, command)
+    against: dict = dataclasses.field(default_factory=dict)  # {what it is compared with: name of that row}
+    cost_s: float = 0.3  # what a run takes beyond the seconds measured, to estimate the time left
+    at_most_s: float = math.inf  # a longer measurement would tell no more
+
+
+@dataclasses.dataclass
+class Group:
+    title: str
+    rows: list
+
+
+@dataclasses.dataclass
+class Part:
+    title: str
+    groups: Callable  # files -> [Group]
+    smoke: str  # the title of the group that --smoke measures
+    columns: list  # [title, figure]
+    ratios: list  # [title, what it is compared with, figure]
+
+
+# --- components: the Google Benchmark programs ---
+
+def component_groups(_):
+    groups = []
+    for path in sorted(path.relative_to(BUILD) for path in BUILD.glob('test/*/*_bench')):
+        # Copies of other sizes are the limits of other parts.
+        names = [name for name in benchmark_names(path) if 'copy_limit' not in name or '/4096/128' in name]
+        rows = [Row(name, partial(google_benchmark, path=path, name=name), cost_s=0.5, at_most_s=0.25)
+                for name in names]
+        for row in rows:
+            if 'two_cores/malloc' in row.name:
+                row.against['limit'] = 'copy_limit/4096/128'
+        groups.append(Group(path.name, rows))
+    return groups
+
+
+# --- bdev: block devices in process ---
+
+def bdev_groups(_):
+    groups = []
+    for kind in ('null', 'malloc'):
+        for depth in DEPTHS:
+            measure = partial(bdevperf, kind=kind, depth=depth, fill=kind == 'malloc')
+            rows = [Row(mode, partial(measure, mode=mode), to_poll(mode)) for mode in MODES]
+            groups.append(Group(f'{kind}, depth {depth}', with_limit(rows, depth) if kind == 'malloc' else rows))
+    return groups
+
+
+def to_poll(mode, prefix=''):
+    return {} if mode == 'poll' else {'poll': f'{prefix}poll'}
+
+
+def with_limit(rows, depth, size_bytes=4096):
+    """The rows, and in the same rounds the rate of bare copies that they cannot beat."""
+    for row in rows:
+        row.against['limit'] = COPIES
+    return [*rows, Row(COPIES, partial(copy_limit, size_bytes=size_bytes, buffers=depth), cost_s=1)]
+
+
+# --- files: ours and fio on the same file ---
+
+def file_groups(files):
+    groups = []
+    for where, file in ('disk', files.disk), ('memory', files.memory):
+        for workload, depth in *(('randread', depth) for depth in DEPTHS), ('randwrite', 32):
+            rows = [file_row(engine, mode, file, depth, workload) for engine in ENGINES for mode in MODES]
+            for engine in ENGINES.values():
+                rows.append(fio_row(f'fio {engine}', engine, file, depth, workload))
+                if depth > 1:
+                    rows.append(fio_row(f'fio {engine} batched', engine, file, depth, workload, batched=True))
+            if where == 'memory':
+                rows = with_limit(rows, depth)
+            else:
+                for row in rows:
+                    row.against['limit'] = TWO_JOBS
+                rows.append(fio_row(TWO_JOBS, 'io_uring', file, 128, workload, jobs=2))
+            groups.append(Group(f'{where}, {workload}, depth {depth}', rows))
+    return groups
+
+
+def file_row(engine, mode, file, depth, workload):
+    against = {'fio': f'fio {ENGINES[engine]}', **to_poll(mode, f'{engine} ')}
+    if depth > 1:
+        against['batched'] = f'fio {ENGINES[engine]} batched'
+    if engine == 'uring':
+        against['aio'] = f'aio {mode}'
+    measure = partial(bdevperf, kind=engine, place=file, depth=depth, workload=workload, mode=mode)
+    return Row(f'{engine} {mode}', measure, against)
+
+
+def fio_row(name, engine, file, depth, workload, **form):
+    return Row(name, partial(fio, engine=engine, place=file, depth=depth, workload=workload, **form), cost_s=0.5)
+
+
+# --- vhost and guest: targets behind a socket ---
+
+def vhost_groups(files):
+    groups = []
+    for depth in DEPTHS:
+        measure = partial(over_socket, depth=depth)
+        malloc = [socket_row(measure, 'malloc', mode) for mode in MODES]
+        groups += [Group(f'null, depth {depth}', [*null_rows(measure), peer_row(measure, 'null-zeroes', 'iothread')]),
+                   Group(f'malloc, depth {depth}', with_limit(malloc, depth)),
+                   Group(f'file in memory, depth {depth}', with_limit(file_rows(measure, files.memory), depth))]
+    return groups
+
+
+def guest_groups(files):
+    measure = partial(from_guest, uml=Uml())
+    # This guest asks so seldom that adaptive mode sleeps in between, as interrupt mode does.
+    modes = ('poll', 'interrupt')
+    groups = [Group('null, depth 1', null_rows(measure, modes)),
+              Group('file in memory, depth 1', file_rows(measure, files.memory, modes))]
+    for row in (row for group in groups for row in group.rows):
+        row.cost_s = 1.8  # mostly booting
+    return groups
+
+
+def null_rows(measure, modes=MODES):
+    return [*(socket_row(measure, 'null', mode) for mode in modes),
+            *(peer_row(measure, 'null', loop) for loop in ('main', 'iothread'))]
+
+
+def file_rows(measure, image, modes=MODES):
+    return [*(socket_row(measure, engine, mode, image) for engine in ENGINES for mode in modes),
+            *(peer_row(measure, engine, loop, image) for engine in ENGINES for loop in ('main', 'iothread'))]
+
+
+def socket_row(measure, backing, mode, image=None):
+    against = to_poll(mode, f'sluice {backing} ')
+    if backing != 'malloc':
+        against['qsd'] = f'qsd {backing} {PEER_LOOP[mode]}'
+    measure = partial(measure, make_target=partial(SluiceTarget, backing, mode), image=image)
+    return Row(f'sluice {backing} {mode}', measure, against, cost_s=1.2 if backing == 'malloc' else 0.6)
+
+
+def peer_row(measure, backing, loop, image=None):
+    measure = partial(measure, make_target=partial(QsdTarget, backing, loop), image=image)
+    return Row(f'qsd {backing} {loop}', measure, cost_s=0.6)
+
+
+# --- sizes: copies in process, over vhost, and bare ---
+
+def size_groups(_):
+    groups = []
+    for depth in (1, 32):
+        for title, size_bytes in SIZES.items():
+            over_vhost = partial(over_socket, make_target=partial(SluiceTarget, 'malloc', 'poll'), depth=depth,
+                                 size_bytes=size_bytes)
+            rows = [Row('in process', partial(bdevperf, kind='malloc', depth=depth, size_bytes=size_bytes, fill=True)),
+                    Row('over vhost', over_vhost, cost_s=1.2)]
+            rows = with_limit(rows, depth, size_bytes)
+            for row in rows:
+                row.measure = partial(with_throughput, measure=row.measure, size_bytes=size_bytes)
+            groups.append(Group(f'{title}, depth {depth}', rows))
+    return groups
+
+
+RATE, CPU, P50, P99 = ['IOPS', 'iops'], ['CPU ns/IO', 'cpu_ns'], ['p50 us', 'p50_us'], ['p99 us', 'p99_us']
+TO_POLL = [['IOPS / poll', 'poll', 'iops'], ['CPU / poll', 'poll', 'cpu_ns']]
+TO_QSD = [['IOPS / qsd', 'qsd', 'iops'], ['CPU / qsd', 'qsd', 'cpu_ns']]
+TO_LIMIT = ['IOPS / limit', 'limit', 'iops']
+
+PARTS = {
+    'parts': Part('Components', component_groups, 'queue_bench', [['ns per item', 'ns'], ['items/s', 'iops']],
+                  [['rate / limit', 'limit', 'iops']]),
+    'bdev': Part('Block devices in process', bdev_groups, 'malloc, depth 32', [RATE, CPU, P50, P99],
+                 [*TO_POLL, TO_LIMIT]),
+    'files': Part('Files', file_groups, 'memory, randread, depth 32',
+                  [RATE, ['CPU ns/IO', 'process_cpu_ns'], P50, P99],
+                  [ratio for title, to in (('fio', 'fio'), ('fio batched', 'batched'), ('aio', 'aio'), ('poll', 'poll'))
+                   for ratio in ([f'IOPS / {title}', to, 'iops'], [f'CPU / {title}', to, 'process_cpu_ns'])]
+                  + [TO_LIMIT]),
+    'vhost': Part('Over vhost-user', vhost_groups, 'file in memory, depth 32',
+                  [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99], [*TO_QSD, *TO_POLL, TO_LIMIT]),
+    'sizes': Part('Request sizes', size_groups, '4 KiB, depth 32', [['GiB/s', 'gibps'], RATE, CPU], [TO_LIMIT]),
+    'guest': Part('A Linux guest', guest_groups, 'null, depth 1',
+                  [P50, P99, ['mean us', 'mean_us'], ['target CPU ns/read, with boot', 'cpu_ns']],
+                  [['p50 / qsd', 'qsd', 'p50_us'], ['CPU / qsd', 'qsd', 'cpu_ns'], ['p50 / poll', 'poll', 'p50_us']]),
+}

@@ -1,0 +1,165 @@
+"""The programs that measure, each started once per run and pinned to a core: bdevperf, fio, Google Benchmark.
+
+Each function returns (figures, command): {'iops': ..., 'cpu_ns': ...}, and the command as one would type it.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import tempfile
+
+from common import REPO, GuestError, Missing, log_path, program, tail
+
+BUILD = pathlib.Path(os.environ.get('SLUICE_BUILD_DIR', REPO / 'build/release')).resolve()
+SIZE_BYTES = 512 << 20  # of each disk: far beyond any cache of a processor
+BLOCK_BYTES = 512
+PATIENCE_S = 60  # beyond the time a program was told to measure
+MODES = ('poll', 'interrupt', 'adaptive')
+
+
+def cores():
+    """The first two cores that this process may use: the target's and the load's."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        raise Missing('two cores: the load generator and the target each need one')
+    return allowed[:2]
+
+
+def mask(core):
+    return hex(1 << core)
+
+
+def bdev_call(kind, place=None):
+    """The RPC that makes the bdev `disk`; place: the file of aio and uring, the socket of virtio."""
+    blocks = {'num_blocks': SIZE_BYTES // BLOCK_BYTES, 'block_size': BLOCK_BYTES}
+    if kind in ('null', 'malloc'):
+        return f'bdev_{kind}_create', {'name': 'disk', **blocks}
+    if kind in ('aio', 'uring'):
+        return f'bdev_{kind}_create', {'name': 'disk', 'filename': str(place), 'block_size': BLOCK_BYTES}
+    return 'bdev_virtio_attach_controller', {'name': 'disk', 'trtype': 'user', 'traddr': str(place),
+                                             'dev_type': 'blk', 'vq_count': 1}
+
+
+def call_text(method, params):
+    return ' '.join([method, *(f'{key}={pathlib.Path(str(value)).name}' for key, value in params.items())])
+
+
+def bdevperf(seconds, kind, place=None, *, core=0, depth=1, size_bytes=4096, workload='randread', mode='poll',
+             fill=False):
+    """sluice-bdevperf on a bdev of its own. `core`: index into cores()."""
+    call, params = bdev_call(kind, place)
+    calls = [{'method': call, 'params': params}]
+    with tempfile.NamedTemporaryFile('w', prefix='sluice-bench-', suffix='.json') as config:
+        json.dump({'subsystems': [{'subsystem': 'bdev', 'config': calls}]}, config)
+        config.flush()
+        options = ['-q', depth, '-o', size_bytes, '-w', workload, '-t', round(seconds, 3), '--mode', mode]
+        command = [built('app/bdevperf/sluice-bdevperf'), '-m', mask(cores()[core]), '-c', config.name, *options,
+                   *['--fill'] * fill, '--json']
+        output, process_cpu_s = run_pinned(command, cores()[core], 'bench-bdevperf', seconds)
+    job = json.loads(output)['results'][0]
+    if job['io_failed'] or not job['io_completed']:
+        raise GuestError(f'bdevperf: {job["io_completed"]} requests completed, {job["io_failed"]} failed')
+    figures = {'iops': job['iops'], 'cpu_ns': job['cpu_ns_per_io'], 'p50_us': job['p50_latency_us'],
+               'p99_us': job['p99_latency_us'], 'ios': job['io_completed'],
+               'process_cpu_ns': process_cpu_s * 1e9 / job['io_completed']}
+    return figures, f'{shown([*command[:4], "disk.json", *command[5:-1]])}  # disk.json: {call_text(call, params)}'
+
+
+# What makes fio cheapest: no map of the blocks done, no new content per write, a thread instead of a process, one
+# latency per request instead of three. Left out, as they gained nothing: userspace_reap, gtod_reduce (no latencies).
+FIO_OPTIONS = ['--name=bench', '--thread', '--direct=1', '--norandommap', '--randrepeat=0', '--scramble_buffers=0',
+               '--disable_clat=1', '--disable_slat=1', '--lat_percentiles=1', '--group_reporting']
+FIO_ENGINES = {'libaio': ['--ioengine=libaio'],
+               'io_uring': ['--ioengine=io_uring', '--fixedbufs', '--registerfiles', '--nonvectored=1']}
+# Less CPU time per request, but on a disk, which then waits for the batch to fill, fewer requests: both are shown.
+FIO_BATCH = ['--iodepth_batch_submit=8', '--iodepth_batch_complete_min=1']
+
+
+def fio(seconds, engine, place, depth, workload='randread', jobs=1, batched=False):
+    """fio on a file; with several jobs each has a core."""
+    where = ','.join(str(core) for core in cores()[:jobs])
+    batch = [*FIO_BATCH, f'--iodepth_batch_complete_max={depth}'] if batched else []
+    command = [program('taskset', 'util-linux'), '-c', where, program('fio', 'fio'), *FIO_OPTIONS,
+               *FIO_ENGINES[engine], *batch, f'--rw={workload}', '--bs=4k', f'--iodepth={depth}', f'--numjobs={jobs}',
+               f'--filename={place}', f'--size={SIZE_BYTES}']
+    timed = [*command, '--time_based', f'--runtime={int(seconds * 1000)}ms']
+    output, process_cpu_s = run_pinned([*timed, '--output-format=json'], None, 'bench-fio', seconds)
+    job = json.loads(output[output.index('{'):])['jobs'][0]
+    side = job['write' if 'write' in workload else 'read']
+    if job['error'] or not side['total_ios']:
+        raise GuestError(f'fio: {side["total_ios"]} requests completed, error {job["error"]}')
+    percentiles = side['lat_ns']['percentile']
+    cpu_ns = (process_cpu_s - fio_start_s(*command)) * 1e9
+    figures = {'iops': side['iops'], 'process_cpu_ns': max(1, cpu_ns) / side['total_ios'], 'ios': side['total_ios'],
+               'p50_us': percentiles['50.000000'] / 1000, 'p99_us': percentiles['99.000000'] / 1000}
+    return figures, shown(timed)
+
+
+@functools.cache
+def fio_start_s(*command):
+    """CPU seconds that fio takes to start and end, around a single request: some 100 ms."""
+    return run_pinned([*command, '--number_ios=1'], None, 'bench-fio', 0)[1]
+
+
+def google_benchmark(seconds, path, name):
+    """One benchmark of one program, on the first core: ns per item, and items per second as 'iops'.
+
+    Rows that need two cores pin their threads themselves.
+    """
+    command = [built(path), f'--benchmark_filter=^{name}$', f'--benchmark_min_time={seconds:g}']
+    output, _ = run_pinned([*command, '--benchmark_format=json'], cores()[0], 'bench-google', seconds)
+    result = json.loads(output)['benchmarks'][0]
+    if result.get('error_occurred'):
+        raise GuestError(f'{name}: {result["error_message"]}')
+    return {'iops': result['items_per_second'], 'ns': 1e9 / result['items_per_second']}, shown(command)
+
+
+def benchmark_names(path):
+    """The benchmarks of one program, as BENCHMARK(...)->Arg(...) names them: "serve/null/32", not "/real_time"."""
+    output, _ = run_pinned([built(path), '--benchmark_list_tests'], None, 'bench-google', 0)
+    return output.split()
+
+
+def copy_limit(seconds, size_bytes, buffers):
+    """What nothing that copies can beat, on the core where ours is measured: see test/vhost/queue_bench.cc."""
+    return google_benchmark(seconds, 'test/vhost/queue_bench', f'copy_limit/{size_bytes}/{buffers}')
+
+
+def built(path):
+    if not (BUILD / path).exists():
+        raise Missing(f'{BUILD / path} is not built (scripts/build)')
+    return BUILD / path
+
+
+def run_pinned(command, core, name, seconds):
+    """(standard output, CPU seconds of the process and of the kernel's threads that work for it)."""
+    command = [str(word) for word in command]
+    if core is not None:
+        command = [program('taskset', 'util-linux'), '-c', str(core), *command]
+    log = log_path(f'{name}.log')
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with open(log, 'w', encoding='utf-8') as errors:
+        errors.write(f'$ {" ".join(command)}\n')
+        errors.flush()
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+                                  timeout=seconds * 3 + PATIENCE_S, check=False)
+        except subprocess.TimeoutExpired as late:
+            raise GuestError(f'no end after {late.timeout:.0f} s; see {log}') from None
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise GuestError(f'status {done.returncode}; see {log}:\n{tail(log)}')
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def shown(command):
+    """For the report: programs and files without their folders, which are this machine's."""
+    words = []
+    for word in map(str, command):
+        key, equals, value = word.rpartition('=')
+        value = pathlib.Path(value).name if value.startswith('/') else value
+        words.append(f"'{key}{equals}{value}'" if set(value) & set('^$') else f'{key}{equals}{value}')
+    return ' '.join(words)
