@@ -14,6 +14,7 @@ DEPTHS = (1, 32, 128)
 SIZES = {'512 B': 512, '4 KiB': 4096, '16 KiB': 16 << 10, '64 KiB': 64 << 10, '256 KiB': 256 << 10, '1 MiB': 1 << 20}
 ENGINES = {'aio': 'libaio', 'uring': 'io_uring'}  # ours: fio's
 COPIES = 'limit: memory copies'
+LINE = 'limit: a cache line there and back'
 TWO_JOBS = 'limit: fio, two jobs on two cores'
 # Which form of qemu-storage-daemon a mode is compared with: what polls with what polls.
 PEER_LOOP = {'poll': 'iothread', 'adaptive': 'iothread', 'interrupt': 'main'}
@@ -80,6 +81,14 @@ def with_limit(rows, depth, size_bytes=4096):
     for row in rows:
         row.against['limit'] = COPIES
     return [*rows, Row(COPIES, partial(copy_limit, size_bytes=size_bytes, buffers=depth), cost_s=1)]
+
+
+def with_line(rows):
+    """The rows, and in the same rounds how often a cache line gets to the other core and back: at depth 1, a limit."""
+    for row in rows:
+        row.against['line'] = LINE
+    measure = partial(google_benchmark, path='test/vhost/queue_bench', name='two_cores_line')
+    return [*rows, Row(LINE, measure, cost_s=0.5, at_most_s=0.25)]
 
 
 # --- files: ours and fio on the same file ---
@@ -185,6 +194,7 @@ RATE, CPU, P50, P99 = ['IOPS', 'iops'], ['CPU ns/IO', 'cpu_ns'], ['p50 us', 'p50
 TO_POLL = [['IOPS / poll', 'poll', 'iops'], ['CPU / poll', 'poll', 'cpu_ns']]
 TO_QSD = [['IOPS / qsd', 'qsd', 'iops'], ['CPU / qsd', 'qsd', 'cpu_ns']]
 TO_LIMIT = ['IOPS / limit', 'limit', 'iops']
+TO_LINE = ['IOPS / line', 'line', 'iops']
 
 PARTS = {
     'parts': Part('Components', component_groups, 'queue_bench', [['ns per item', 'ns'], ['items/s', 'iops']],
@@ -197,7 +207,7 @@ PARTS = {
                    for ratio in ([f'IOPS / {title}', to, 'iops'], [f'CPU / {title}', to, 'process_cpu_ns'])]
                   + [TO_LIMIT]),
     'vhost': Part('Over vhost-user', vhost_groups, 'file in memory, depth 32',
-                  [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99], [*TO_QSD, *TO_POLL, TO_LIMIT]),
+                  [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99], [*TO_QSD, *TO_POLL, TO_LIMIT, TO_LINE]),
     'sizes': Part('Request sizes', size_groups, '4 KiB, depth 32', [['GiB/s', 'gibps'], RATE, CPU], [TO_LIMIT]),
     'guest': Part('A Linux guest', guest_groups, 'null, depth 1',
                   [P50, P99, ['mean us', 'mean_us'], ['target CPU ns/read, with boot', 'cpu_ns']],

@@ -238,6 +238,34 @@ void copy_limit(benchmark::State& state) {
 }
 BENCHMARK(copy_limit)->ArgsProduct({{512, 4096, 16 << 10, 64 << 10, 256 << 10, 1 << 20}, {1, 32}})->Args({4096, 128});
 
+// How long a cache line takes to the other core and back: what a driver and a target on two cores cannot do without. It
+// depends on where the host has put the two, and changes when it moves one of them.
+void two_cores_line(benchmark::State& state) {
+  struct Lines {
+    alignas(128) std::atomic<uint64_t> there = 0;
+    alignas(128) std::atomic<uint64_t> back = 0;
+  };
+  Lines lines;
+  std::thread echo([&lines] {
+    pin(1);
+    for (uint64_t seen = 0; seen != UINT64_MAX;) {
+      const uint64_t sent = lines.there.load(std::memory_order_acquire);
+      if (sent != seen) lines.back.store(seen = sent, std::memory_order_release);
+    }
+  });
+  pin(0);
+  uint64_t round = 0;
+  for (auto _ : state) {
+    lines.there.store(++round, std::memory_order_release);
+    while (lines.back.load(std::memory_order_acquire) != round) {
+    }
+  }
+  lines.there.store(UINT64_MAX, std::memory_order_release);
+  echo.join();
+  state.SetItemsProcessed(state.iterations());
+}
+BENCHMARK(two_cores_line);
+
 BENCHMARK_CAPTURE(two_cores, null, true)->Arg(1)->Arg(32)->Arg(128)->UseRealTime();
 BENCHMARK_CAPTURE(two_cores, malloc, false)->Arg(1)->Arg(32)->Arg(128)->UseRealTime();
 

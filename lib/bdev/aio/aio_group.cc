@@ -98,7 +98,9 @@ void AioGroup::prepare(Slot& slot, BlockIo& io) const {
   } else {
     ::io_prep_pwritev(control, fd, io.iov, static_cast<int>(io.iov_count), offset);
   }
-  slot.silent = host().mode() == PollMode::kPoll;
+  // What goes through the page cache has completed by the time that the system call returns: nobody need be told.
+  const bool synchronous = io.type != IoType::kFlush && !FileChannel::file_of(io).direct();
+  slot.silent = synchronous || host().mode() == PollMode::kPoll;
   if (!slot.silent) ::io_set_eventfd(control, context_.notification_fd());
   control->data = &slot;
   slot.io = &io;

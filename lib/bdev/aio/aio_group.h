@@ -2,8 +2,8 @@
 // cost one context.
 //
 // Thread:     as FileQueue.
-// Invariants: the kernel notifies of each request that was submitted in a mode that may sleep; while one that was
-//             submitted in poll mode is in flight, the group does not sleep.
+// Invariants: the kernel notifies of each request to a file with direct I/O that was submitted in a mode that may
+//             sleep; while another one is in flight, the group does not sleep.
 #pragma once
 
 #include <cstddef>
