@@ -360,10 +360,12 @@ Json::Value driver_specific(const Bdev& bdev) {
 Json::Value creating_call(const Bdev& bdev) {
   const std::string_view product_name = bdev.product_name();
   if (const auto* disk = dynamic_cast<const FileBdev*>(&bdev)) {
-    Json::Value call = make_call(product_name == kAioProductName ? "bdev_aio_create" : "bdev_uring_create", bdev);
+    const bool aio = product_name == kAioProductName;
+    Json::Value call = make_call(aio ? "bdev_aio_create" : "bdev_uring_create", bdev);
     call["params"]["filename"] = disk->options().filename;
     call["params"]["block_size"] = disk->options().block_size_bytes;
     call["params"]["readonly"] = disk->options().readonly;
+    if (aio) call["params"]["fallocate"] = bdev.supports(IoType::kDiscard);  // for others that read it
     return call;
   }
   if (product_name == kMallocProductName) {

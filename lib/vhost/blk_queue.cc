@@ -98,7 +98,7 @@ void BlkQueue::reset() {
   enabled_.reset();
   started_ = false;
   fault_ = RingFault::kNone;
-  ring_.set_last_avail(0);
+  ring_ = SplitQueue();  // lets go of the map
   maps_.clear();
 }
 

@@ -3,7 +3,7 @@
 //
 // Thread:     the queue's.
 // Ownership:  borrows the map that attach() is given, until it is given another one. The guest may change its memory at
-//             any moment: each field is read once, then checked.
+//             any moment: what is acted upon is read once, then checked.
 // Source:     virtio 1.3, "Split Virtqueues", "Used Buffer Notification Suppression".
 #pragma once
 

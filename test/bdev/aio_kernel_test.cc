@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <libaio.h>
+#include <linux/magic.h>
+#include <sys/statfs.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -75,8 +77,16 @@ class AioKernelTest : public testing::Test {
     fake = nullptr;
   }
 
-  void open() {
-    world_.add(module_.create({.name = "disk", .filename = file_.path()}));
+  void SetUp() override {
+    const UniqueFd direct(::open(file_.path().c_str(), O_RDONLY | O_DIRECT));
+    struct statfs system{};
+    if (!direct || ::fstatfs(direct.get(), &system) != 0 || system.f_type == TMPFS_MAGIC)
+      GTEST_SKIP() << "no direct I/O in the folder for temporary files: set TMPDIR to one on a disk";
+  }
+
+  void open() { open(file_.path()); }
+  void open(const std::string& path) {
+    world_.add(module_.create({.name = "disk", .filename = path}));
     user_ = std::make_unique<DiskUser>(world_);
   }
   // So many writes of a page, each to a place of its own.
@@ -109,6 +119,25 @@ TEST_F(AioKernelTest, OneCallSubmitsWhatOneTurnBrought) {
   open();
   finish_all(submit_writes(40));
   EXPECT_EQ(kernel_.calls, std::vector<size_t>{40});
+}
+
+TEST_F(AioKernelTest, AsksForNoNotificationOfWhatGoesThroughThePageCache) {
+  const TempFile cached(4U << 20, TempFile::Kind::kMemory);
+  open(cached.path());
+  kernel_.hold = true;
+  const auto writes = submit_writes(3);
+  TestIo flush(IoType::kFlush, 0, 0);
+  user_->submit(flush);
+  for (int i = 0; i < 4; ++i) world_.hosts.turn();
+  ASSERT_EQ(kernel_.held.size(), 4U);
+  for (const iocb* control : kernel_.held) {
+    const bool notifies = (control->u.c.flags & 1U) != 0;  // IOCB_FLAG_RESFD
+    EXPECT_EQ(notifies, control->aio_lio_opcode == IO_CMD_FDSYNC);
+  }
+  EXPECT_TRUE(poller().hot());  // nobody would wake it
+  kernel_.release();
+  finish_all(writes);
+  EXPECT_EQ(user_->finish(flush), IoStatus::kOk);
 }
 
 TEST_F(AioKernelTest, SleepsWhileInFlightAndIsWokenByTheKernel) {

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import partial
 
 from measures import from_guest, over_socket, with_throughput
-from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, google_benchmark
+from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, google_benchmark, has_io_uring
 from targets import QsdTarget, SluiceTarget
 from uml import Uml
 
 DEPTHS = (1, 32, 128)
 SIZES = {'512 B': 512, '4 KiB': 4096, '16 KiB': 16 << 10, '64 KiB': 64 << 10, '256 KiB': 256 << 10, '1 MiB': 1 << 20}
-ENGINES = {'aio': 'libaio', 'uring': 'io_uring'}  # ours: fio's
+ENGINES = {'aio': 'libaio', **({'uring': 'io_uring'} if has_io_uring() else {})}  # ours: fio's
 COPIES = 'limit: memory copies'
 LINE = 'limit: a cache line there and back'
-TWO_JOBS = 'limit: fio, two jobs on two cores'
+TWO_JOBS = 'fio, two jobs on two cores'
 # Which form of qemu-storage-daemon a mode is compared with: what polls with what polls.
 PEER_LOOP = {'poll': 'iothread', 'adaptive': 'iothread', 'interrupt': 'main'}
 
@@ -84,7 +84,7 @@ def with_limit(rows, depth, size_bytes=4096):
 
 
 def with_line(rows):
-    """The rows, and in the same rounds how often a cache line gets to the other core and back: at depth 1, a limit."""
+    """The rows, at depth 1, and in the same rounds how often a cache line gets to the other core and back."""
     for row in rows:
         row.against['line'] = LINE
     measure = partial(google_benchmark, path='test/vhost/queue_bench', name='two_cores_line')
@@ -106,8 +106,8 @@ def file_groups(files):
                 rows = with_limit(rows, depth)
             else:
                 for row in rows:
-                    row.against['limit'] = TWO_JOBS
-                rows.append(fio_row(TWO_JOBS, 'io_uring', file, 128, workload, jobs=2))
+                    row.against['two jobs'] = TWO_JOBS
+                rows.append(fio_row(TWO_JOBS, 'libaio', file, 128, workload, jobs=2))
             groups.append(Group(f'{where}, {workload}, depth {depth}', rows))
     return groups
 
@@ -132,8 +132,9 @@ def vhost_groups(files):
     groups = []
     for depth in DEPTHS:
         measure = partial(over_socket, depth=depth)
+        null = [*null_rows(measure), peer_row(measure, 'null-zeroes', 'iothread')]
         malloc = [socket_row(measure, 'malloc', mode) for mode in MODES]
-        groups += [Group(f'null, depth {depth}', [*null_rows(measure), peer_row(measure, 'null-zeroes', 'iothread')]),
+        groups += [Group(f'null, depth {depth}', with_line(null) if depth == 1 else null),
                    Group(f'malloc, depth {depth}', with_limit(malloc, depth)),
                    Group(f'file in memory, depth {depth}', with_limit(file_rows(measure, files.memory), depth))]
     return groups
@@ -205,7 +206,7 @@ PARTS = {
                   [RATE, ['CPU ns/IO', 'process_cpu_ns'], P50, P99],
                   [ratio for title, to in (('fio', 'fio'), ('fio batched', 'batched'), ('aio', 'aio'), ('poll', 'poll'))
                    for ratio in ([f'IOPS / {title}', to, 'iops'], [f'CPU / {title}', to, 'process_cpu_ns'])]
-                  + [TO_LIMIT]),
+                  + [['IOPS / two jobs', 'two jobs', 'iops'], TO_LIMIT]),
     'vhost': Part('Over vhost-user', vhost_groups, 'file in memory, depth 32',
                   [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99], [*TO_QSD, *TO_POLL, TO_LIMIT, TO_LINE]),
     'sizes': Part('Request sizes', size_groups, '4 KiB, depth 32', [['GiB/s', 'gibps'], RATE, CPU], [TO_LIMIT]),

@@ -4,6 +4,7 @@ Like the functions of programs.py, a measurement returns (figures, command).
 """
 
 import functools
+import os
 import pathlib
 import random
 import tempfile
@@ -42,6 +43,8 @@ class Files:
         with open(path, 'wb') as file:
             for _ in range(SIZE_BYTES // len(data)):
                 file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or its write-back falls into what is measured
         return path
 
 
@@ -66,7 +69,7 @@ def from_guest(seconds, uml, make_target, image=None):
     with make_target() as target:
         socket = target.serve(image)
         before_ns = target.cpu_ns()
-        result = uml.measure(socket, 'bench-uml', reads, cores()[1])
+        result = uml.measure(socket, 'bench-uml', reads, cores()[1], timeout_s=60 + 10 * seconds)
         cpu_ns = (target.cpu_ns() - before_ns) / reads
         command = f'taskset -c {cores()[1]} linux.uml mem=64M virtio_uml.device=disk.sock:2 reads={reads}'
         figures = {**{f'{name}_us': result[f'{name}_ns'] / 1000 for name in ('p50', 'p99', 'mean')}, 'cpu_ns': cpu_ns}

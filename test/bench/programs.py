@@ -3,6 +3,7 @@
 Each function returns (figures, command): {'iops': ..., 'cpu_ns': ...}, and the command as one would type it.
 """
 
+import ctypes
 import functools
 import json
 import os
@@ -26,6 +27,24 @@ def cores():
     if len(allowed) < 2:
         raise Missing('two cores: the load generator and the target each need one')
     return allowed[:2]
+
+
+def has_io_uring():
+    """Whether the kernel has it, and lets us: containers often do not."""
+    parameters = ctypes.create_string_buffer(120)
+    ring = ctypes.CDLL(None).syscall(425, 1, parameters)  # io_uring_setup
+    if ring >= 0:
+        os.close(ring)
+    return ring >= 0
+
+
+def takes_direct_io(path):
+    """tmpfs does since Linux 6.6 (and then ignores it)."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+        return True
+    except OSError:
+        return False
 
 
 def mask(core):
@@ -70,7 +89,7 @@ def bdevperf(seconds, kind, place=None, *, core=0, depth=1, size_bytes=4096, wor
 
 # What makes fio cheapest: no map of the blocks done, no new content per write, a thread instead of a process, one
 # latency per request instead of three. Left out, as they gained nothing: userspace_reap, gtod_reduce (no latencies).
-FIO_OPTIONS = ['--name=bench', '--thread', '--direct=1', '--norandommap', '--randrepeat=0', '--scramble_buffers=0',
+FIO_OPTIONS = ['--name=bench', '--thread', '--norandommap', '--randrepeat=0', '--scramble_buffers=0',
                '--disable_clat=1', '--disable_slat=1', '--lat_percentiles=1', '--group_reporting']
 FIO_ENGINES = {'libaio': ['--ioengine=libaio'],
                'io_uring': ['--ioengine=io_uring', '--fixedbufs', '--registerfiles', '--nonvectored=1']}
@@ -83,6 +102,7 @@ def fio(seconds, engine, place, depth, workload='randread', jobs=1, batched=Fals
     where = ','.join(str(core) for core in cores()[:jobs])
     batch = [*FIO_BATCH, f'--iodepth_batch_complete_max={depth}'] if batched else []
     command = [program('taskset', 'util-linux'), '-c', where, program('fio', 'fio'), *FIO_OPTIONS,
+               f'--direct={int(takes_direct_io(place))}',
                *FIO_ENGINES[engine], *batch, f'--rw={workload}', '--bs=4k', f'--iodepth={depth}', f'--numjobs={jobs}',
                f'--filename={place}', f'--size={SIZE_BYTES}']
     timed = [*command, '--time_based', f'--runtime={int(seconds * 1000)}ms']
@@ -93,24 +113,24 @@ def fio(seconds, engine, place, depth, workload='randread', jobs=1, batched=Fals
         raise GuestError(f'fio: {side["total_ios"]} requests completed, error {job["error"]}')
     percentiles = side['lat_ns']['percentile']
     cpu_ns = (process_cpu_s - fio_start_s(*command)) * 1e9
-    figures = {'iops': side['iops'], 'process_cpu_ns': max(1, cpu_ns) / side['total_ios'], 'ios': side['total_ios'],
+    if cpu_ns <= 0:
+        raise GuestError('fio: it took less CPU time than it takes to start; measure for longer (--seconds)')
+    figures = {'iops': side['iops'], 'process_cpu_ns': cpu_ns / side['total_ios'], 'ios': side['total_ios'],
                'p50_us': percentiles['50.000000'] / 1000, 'p99_us': percentiles['99.000000'] / 1000}
     return figures, shown(timed)
 
 
 @functools.cache
 def fio_start_s(*command):
-    """CPU seconds that fio takes to start and end, around a single request: some 100 ms."""
-    return run_pinned([*command, '--number_ios=1'], None, 'bench-fio', 0)[1]
+    """CPU seconds that fio takes to start and end, around a single request, at least: some 100 ms."""
+    return min(run_pinned([*command, '--number_ios=1'], None, 'bench-fio', 0)[1] for _ in range(3))
 
 
 def google_benchmark(seconds, path, name):
-    """One benchmark of one program, on the first core: ns per item, and items per second as 'iops'.
-
-    Rows that need two cores pin their threads themselves.
-    """
-    command = [built(path), f'--benchmark_filter=^{name}$', f'--benchmark_min_time={seconds:g}']
-    output, _ = run_pinned([*command, '--benchmark_format=json'], cores()[0], 'bench-google', seconds)
+    """One benchmark of one program, on the first core: ns per item, and items per second as 'iops'."""
+    core = None if name.startswith('two_cores') else cores()[0]  # those pin their threads themselves
+    command = [built(path), f'--benchmark_filter=^{name}(/real_time)?$', f'--benchmark_min_time={seconds:g}']
+    output, _ = run_pinned([*command, '--benchmark_format=json'], core, 'bench-google', seconds)
     result = json.loads(output)['benchmarks'][0]
     if result.get('error_occurred'):
         raise GuestError(f'{name}: {result["error_message"]}')
@@ -118,9 +138,9 @@ def google_benchmark(seconds, path, name):
 
 
 def benchmark_names(path):
-    """The benchmarks of one program, as BENCHMARK(...)->Arg(...) names them: "serve/null/32", not "/real_time"."""
+    """The benchmarks of one program: "serve/null/32". What they count the time by is not told."""
     output, _ = run_pinned([built(path), '--benchmark_list_tests'], None, 'bench-google', 0)
-    return output.split()
+    return [name.removesuffix('/real_time') for name in output.split()]
 
 
 def copy_limit(seconds, size_bytes, buffers):

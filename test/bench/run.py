@@ -39,8 +39,10 @@ def parse_options():
                         help='where results go (docs/benchmarks/results; build/bench/results with --quick or --smoke)')
     options = parser.parse_args()
     short = options.quick or options.smoke
-    options.seconds = options.seconds or (0.1 if options.smoke else 0.3 if options.quick else 2)
-    options.runs = options.runs or (1 if options.smoke else 2 if options.quick else 5)
+    if options.seconds is None:
+        options.seconds = 0.1 if options.smoke else 0.3 if options.quick else 2
+    if options.runs is None:
+        options.runs = 1 if options.smoke else 2 if options.quick else 5
     options.out = options.out or REPO / ('build/bench/results' if short else 'docs/benchmarks/results')
     if options.seconds <= 0 or options.runs <= 0:
         parser.error('--seconds and --runs must be above 0')
@@ -117,6 +119,7 @@ def main():
     os.environ.setdefault('SLUICE_VHOST', str(programs.BUILD / 'app/vhost/sluice-vhost'))
     # As Ctrl-C does: through every `with`, so that no daemon and no file stays.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     failures = []
     with Files() as files:
         groups = planned(options, files)
@@ -129,8 +132,8 @@ def main():
         for name, of_part in groups.items():
             try:
                 results = merge(results, name, measure(name, of_part, options, progress, on_machine), list(PARTS))
-            except GuestError as error:
-                failures.append(str(error))
+            except (GuestError, OSError, KeyError, ValueError) as error:
+                failures.append(str(error) or repr(error))
                 progress.say(f'bench: FAILED: {error}')
                 continue
             save(results, options.out)

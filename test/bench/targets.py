@@ -5,7 +5,7 @@ The daemons are started and ended by test/guest/backends.py; here they get one d
 
 import backends
 from common import program
-from programs import BLOCK_BYTES, SIZE_BYTES, bdev_call, call_text, cores, mask
+from programs import BLOCK_BYTES, SIZE_BYTES, bdev_call, call_text, cores, mask, takes_direct_io
 
 
 class SluiceTarget(backends.SluiceBackend):
@@ -48,7 +48,9 @@ class QsdTarget(backends.QsdBackend):
         return path
 
     def command(self, image):
-        node, export = self._calls(image.name if image else None)
+        node, export = self._calls(image)
+        if image:
+            node['filename'] = image.name
         iothread = '--object iothread,id=io0 ' if self._loop == 'iothread' else ''
         return (f'taskset -c {cores()[0]} qemu-storage-daemon {iothread}--blockdev {option_text(node)} '
                 f'--export {option_text(export)},addr.type=unix,addr.path=disk.sock')
@@ -57,8 +59,10 @@ class QsdTarget(backends.QsdBackend):
         if self.backing.startswith('null'):
             node = {'driver': 'null-co', 'size': SIZE_BYTES, 'read-zeroes': self.backing == 'null-zeroes'}
         else:
-            node = {'driver': 'file', 'filename': str(image), 'cache': {'direct': True},
-                    'aio': {'aio': 'native', 'uring': 'io_uring'}[self.backing]}
+            direct = takes_direct_io(image)
+            node = {'driver': 'file', 'filename': str(image), 'cache': {'direct': direct},
+                    # Its native AIO is for direct I/O only.
+                    'aio': {'aio': 'native' if direct else 'threads', 'uring': 'io_uring'}[self.backing]}
         export = {'type': 'vhost-user-blk', 'id': 'disk', 'node-name': 'disk', 'writable': True, 'num-queues': 1,
                   'logical-block-size': BLOCK_BYTES}
         if self._loop == 'iothread':

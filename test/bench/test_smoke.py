@@ -20,10 +20,22 @@ def start(out, *options):
                             stderr=subprocess.STDOUT, text=True)
 
 
+def output_of(process):
+    try:
+        return process.communicate(timeout=PATIENCE_S)[0]
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it ends its daemons, and removes its files
+        raise AssertionError(f'no end after {PATIENCE_S} s:\n{process.communicate()[0]}') from None
+
+
+def files():
+    return {path for folder in ('/dev/shm', '/tmp') for path in pathlib.Path(folder).glob('sluice-*')}
+
+
 def run(out, *options):
     """Its output; and what results.json then holds."""
     with start(out, *options) as process:
-        output, _ = process.communicate(timeout=PATIENCE_S)
+        output = output_of(process)
     if process.returncode != 0:
         raise AssertionError(output)
     return output, json.loads((out / 'results.json').read_text())['parts']
@@ -62,19 +74,24 @@ class Smoke(unittest.TestCase):
         self.assertEqual(after, {name: part for name, part in self.parts.items() if name != 'bdev'})
 
     def test_a_signal_leaves_nothing_behind(self):
+        before = files()
         with start(self.out, '--only', 'vhost', '--seconds', '100') as process:
             deadline = time.monotonic() + 20
-            while len(programs := children(process.pid)) < 2 and time.monotonic() < deadline:
+            while len(programs := children(process.pid)) < 2 and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=PATIENCE_S)
+            output = output_of(process)
         self.assertEqual(process.returncode, 143, output)
         self.assertEqual(len(programs), 2, 'there should have been a target and its load')
         self.assertEqual([pid for pid in programs if pathlib.Path(f'/proc/{pid}').exists()], [])
+        self.assertEqual(files(), before)
 
 
 def children(pid):
-    return pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+    try:
+        return pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+    except FileNotFoundError:
+        return []
 
 
 if __name__ == '__main__':

@@ -342,6 +342,18 @@ class BadInput(DaemonCase):
         self.assert_refused(-ENODEV, missing, 'vhost_create_blk_controller', ctrlr='c', dev_name='x')
         self.assertFalse((self.daemon.directory / 'c').exists(), 'a failed call leaves nothing behind')
 
+    def test_a_file_tells_whether_it_can_discard(self):
+        image = self.daemon.directory / 'sparse.img'
+        with open(image, 'wb') as file:
+            file.truncate(1 << 20)
+        self.call('bdev_aio_create', name='sparse', filename=str(image))
+        disk = self.call('bdev_get_bdevs', name='sparse')[0]
+        self.assertEqual(disk['driver_specific']['aio']['fallocate'], disk['supported_io_types']['unmap'])
+        saved = [call['params'] for call in self.call('framework_get_config', name='bdev')
+                 if call['params'].get('name') == 'sparse']
+        self.assertEqual([params['fallocate'] for params in saved], [disk['supported_io_types']['unmap']])
+        self.call('bdev_aio_delete', name='sparse')
+
     def test_devices_of_another_kind_are_left_alone(self):
         self.call('bdev_null_create', name='kind', num_blocks=8, block_size=512)
         for method in ('bdev_malloc_delete', 'bdev_aio_delete', 'bdev_aio_rescan', 'bdev_uring_rescan'):

@@ -121,6 +121,41 @@ TEST_F(VhostMemoryChange, NoneOfManyRequestsIsLostWhileRegionsComeAndGo) {
   }
 }
 
+// Where the last request ended is where the target looks first for the next one: not once that is another memory.
+TEST_F(VhostMemoryChange, NothingIsFoundWhereMemoryHasBeen) {
+  start_with_slots();
+  const MemoryRegion low = memory().regions()[kLow];
+  const uint64_t header = memory().allocate(kHigh, 16);
+  const uint64_t data = memory().allocate(kLow, 4096 + 1);
+  memory().write(header, bytes_of(vhost::BlkRequestHeader{.type = 0, .reserved = 0, .sector = 8}));
+  const auto read = [&] {
+    ring().add_chain(std::vector<Segment>{{header, 16}, {data, 4096, true}, {data + 4096, 1, true}});
+    ring().publish();
+    ring().kick_always();
+  };
+  read();
+  ASSERT_TRUE(ring().wait_used());
+  EXPECT_TRUE(memory().read(data, 4096) == data_);
+
+  // The same addresses, but another file.
+  const UniqueFd other(::memfd_create("other", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(other.get(), static_cast<off_t>(low.mmap_offset + low.size)), 0);
+  memory().write(data, Bytes(4096, kUntouched));
+  ASSERT_EQ(remove(low), Verdict::kAccepted);
+  ASSERT_EQ(add(low, other.get()), Verdict::kAccepted);
+  read();
+  ASSERT_TRUE(ring().wait_used());
+  EXPECT_TRUE(memory().read(data, 4096) == Bytes(4096, kUntouched));
+  Bytes in_other(4096);
+  ASSERT_EQ(::pread(other.get(), in_other.data(), 4096, static_cast<off_t>(low.mmap_offset + data - low.guest_address)),
+            4096);
+  EXPECT_TRUE(in_other == data_);
+
+  ASSERT_EQ(remove(low), Verdict::kAccepted);
+  read();
+  EXPECT_TRUE(eventually([&] { return queue().fault == RingFault::kNotMapped; }));
+}
+
 // ---- Many maps at once
 
 int count_mappings(const std::string& name) {

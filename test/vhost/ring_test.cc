@@ -184,6 +184,28 @@ TEST_F(VhostRing, CallsWhenTheUsedEventIsPassed) {
   EXPECT_EQ(calls_after_a_while(), 0U) << "called again without a new event";
 }
 
+// A turn takes half of what is available, at least 16 and at most 64; each batch is published, and told, once.
+TEST_F(VhostRing, IsServedInHalves) {
+  SKIP_UNLESS_IN_PROCESS();
+  start({.queue_size = 512, .leave_features = vhost::kFeatureEventIdx});
+  expect_io_works(*session_);
+  calls_after_a_while();
+  uint64_t expected = 0;
+  uint64_t calls = 0;
+  struct Case {
+    int available;
+    uint64_t batches;
+  };
+  for (const Case& test : {Case{1, 1}, Case{16, 1}, Case{17, 2}, Case{32, 2}, Case{48, 3}, Case{128, 4}}) {
+    submit_silently(test.available);
+    complete_by_looking(test.available);
+    expected += test.batches;
+    // The last call may come later than what it tells of. One too many would show in the next round.
+    EXPECT_TRUE(eventually([&] { return (calls += ring().drain_call()) >= expected; })) << calls;
+    EXPECT_EQ(calls, expected) << test.available;
+  }
+}
+
 // With EVENT_IDX the flags are not looked at, in either direction.
 TEST_F(VhostRing, IgnoresAvailFlagsWithEventIdx) {
   start();

@@ -51,15 +51,17 @@ void UringGroup::start_pending() {
 size_t UringGroup::take_completions() {
   UringCompletion completions[kBatch];
   const size_t count = ring_.take_completions(completions);
+  in_flight_ -= static_cast<uint32_t>(count);
+  // The kernel was short of something, and nothing was done.
+  const auto refused = [](int result) { return result == -EAGAIN || result == -EINTR; };
   for (size_t i = 0; i < count; ++i) {
-    const auto [io, result] = completions[i];
-    --in_flight_;
-    if (result == -EAGAIN || result == -EINTR) {  // short of something, and nothing was done
-      put_back(*io);
-      retry_later();
-    } else {
-      finish(*io, result);
-    }
+    if (!refused(completions[i].result)) finish(*completions[i].io, completions[i].result);
+  }
+  // The last one first: each goes in front of all others.
+  for (size_t i = count; i > 0; --i) {
+    if (!refused(completions[i - 1].result)) continue;
+    put_back(*completions[i - 1].io);
+    retry_later();
   }
   return count;
 }
