@@ -76,7 +76,7 @@ def measure(name, groups, options, progress, on_machine):
                     figures, row['command'] = planned_row.measure(seconds)
                 except GuestError as error:
                     raise GuestError(f'{name}: {group.title}: {row["name"]}: run {run}: {error}') from None
-                row['runs'].append(figures)
+                row['runs'].append({name: float(f'{number:.5g}') for name, number in figures.items()})
                 progress.done(seconds + planned_row.cost_s)
         progress.group(f'{name}: {group.title}', rows, part.columns[0])
         result['groups'].append({'title': group.title, 'rows': rows, 'others_cores': others.cores()})
