@@ -72,8 +72,7 @@ Task<RpcResult> set_mode(RpcContext& context, SetMode params) {
   }
   for (const auto& reactor : context.reactors.reactors()) {
     if (params.lcore && reactor->lcore() != *params.lcore) continue;
-    co_await call_on(reactor->home(),
-                     [&reactor, &params] { reactor->set_mode(params.mode, ReactorGroup::kAdaptiveWindowNs); });
+    co_await call_on(reactor->home(), [&reactor, &params] { reactor->set_mode(params.mode); });
   }
   co_return true;
 }

@@ -2,6 +2,7 @@
 
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/file_queue.h"
+#include "lib/thread/await.h"
 
 namespace sluice {
 namespace {
@@ -33,12 +34,35 @@ Result<> FileBdev::rescan(BdevManager& bdevs) {
   return {};
 }
 
+FileChannel::FileChannel(FileBdev& bdev)
+    : BdevChannel(bdev), bdev_(bdev), queue_(&bdev.queue_of(*ThreadHost::current())) {}
+
 void FileChannel::do_submit(BlockIo& io) {
   if (io.type == IoType::kReset) {
     complete(io, IoStatus::kOk);
   } else {
-    queue_.submit(io);
+    queue_->submit(io);
   }
+}
+
+void FileChannel::finish(BlockIo& io, IoStatus status) {
+  if (io.target->runs_here()) {
+    complete(io, status);
+  } else {
+    post_to(*io.target, [&io, status] { complete(io, status); });
+  }
+}
+
+void FileChannel::resubmit(BlockIo& io) {
+  post_to(*io.target, [&io] { static_cast<FileChannel*>(io.channel)->do_submit(io); });
+}
+
+// What the kernel has been given completes where it was; what waits goes along.
+void FileChannel::on_leave() { queue_->withdraw(*this, withdrawn_); }
+
+void FileChannel::on_arrive() {
+  queue_ = &bdev_.queue_of(*ThreadHost::current());
+  while (Work* work = withdrawn_.pop_front()) queue_->submit(static_cast<BlockIo&>(*work));
 }
 
 }  // namespace sluice

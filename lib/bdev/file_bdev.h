@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "lib/base/intrusive_list.h"
 #include "lib/bdev/bdev.h"
 #include "lib/bdev/bdev_channel.h"
 #include "lib/bdev/file_backend.h"
@@ -31,6 +32,8 @@ class FileBdev : public Bdev {
   // What it was made from.
   const FileBdevOptions& options() const { return options_; }
   FileBackend& file() const { return *file_; }
+  // The queue of the module's files on this host.
+  virtual FileQueue& queue_of(ThreadHost& host) = 0;
 
   // Takes over the present size of the file of this device, which is in `bdevs`, and tells its users if it has changed.
   // Errors, device unchanged: EINVAL (size not a positive multiple of the block size).
@@ -49,19 +52,26 @@ class FileBdev : public Bdev {
 // request.
 class FileChannel : public BdevChannel {
  public:
-  FileChannel(FileBdev& bdev, FileQueue& queue) : BdevChannel(bdev), file_(bdev.file()), queue_(queue) {}
+  explicit FileChannel(FileBdev& bdev);
 
-  static FileBackend& file_of(const BlockIo& io) { return static_cast<FileChannel*>(io.channel)->file_; }
-  static void finish(BlockIo& io, IoStatus status) { complete(io, status); }
+  static FileBackend& file_of(const BlockIo& io) { return static_cast<FileChannel*>(io.channel)->file(); }
+  // Ends a request, or hands it to its thread's queue again. On the host whose queue it was given to; the thread may
+  // have gone to another one since.
+  static void finish(BlockIo& io, IoStatus status);
+  static void resubmit(BlockIo& io);
 
  protected:
-  FileBackend& file() const { return file_; }
+  FileBackend& file() const { return bdev_.file(); }
+  FileQueue& queue() const { return *queue_; }
+  void on_leave() override;
+  void on_arrive() override;
 
  private:
   void do_submit(BlockIo& io) final;
 
-  FileBackend& file_;
-  FileQueue& queue_;
+  FileBdev& bdev_;
+  FileQueue* queue_;
+  Fifo<Work> withdrawn_;  // on the way to another host
 };
 
 }  // namespace sluice

@@ -42,6 +42,13 @@ void FileQueue::submit(BlockIo& io) {
   host_.home().defer(start_work_);
 }
 
+void FileQueue::withdraw(const BdevChannel& channel, Fifo<Work>& withdrawn) {
+  Fifo<Work> all = std::move(pending_);
+  while (Work* work = all.pop_front()) {
+    (static_cast<BlockIo&>(*work).channel == &channel ? withdrawn : pending_).push_back(*work);
+  }
+}
+
 void FileQueue::start() {
   if (!is_open()) {
     const Result<int> notification = open();

@@ -6,6 +6,7 @@
 
 #include "lib/bdev/bdev.h"
 #include "lib/bdev/bdev_channel.h"
+#include "lib/thread/await.h"
 #include "lib/thread/elastic_pool.h"
 
 namespace sluice {
@@ -34,8 +35,10 @@ class SplitIo::BounceTurns final : public HostLocal {
  public:
   static BounceTurns& of(ThreadHost& host) {
     static constexpr char key = 0;
-    return host.local<BounceTurns>(&key, [] { return std::make_unique<BounceTurns>(); });
+    return host.local<BounceTurns>(&key, [&host] { return std::make_unique<BounceTurns>(host); });
   }
+
+  explicit BounceTurns(ThreadHost& host) : host_(host) {}
 
   // False: it waits, and is run when it is its turn.
   bool take(SplitIo& io) {
@@ -47,15 +50,22 @@ class SplitIo::BounceTurns final : public HostLocal {
     return true;
   }
 
+  // Also on another host.
   void give_back() {
+    if (!host_.is_current()) {
+      post_to(host_.home(), [this] { give_back(); });
+      return;
+    }
     if (Work* next = waiting_.pop_front()) {
-      static_cast<SplitIo*>(next)->target->defer(*next);
+      auto& io = *static_cast<SplitIo*>(next);
+      io.target->send(io);  // its thread may be on another host by now
     } else {
       ++free_;
     }
   }
 
  private:
+  ThreadHost& host_;
   uint32_t free_ = kMaxBounceBuffers;
   Fifo<Work> waiting_;
 };
@@ -88,11 +98,9 @@ void SplitIo::next_piece() {
     return;
   }
   length_bytes = std::min(max_bytes, kBounceBytes);
-  if (BounceTurns::of(target->host()).take(*this)) {
-    bounce();
-  } else {
-    run = [](Work& work) { static_cast<SplitIo&>(work).on_bounce_turn(); };
-  }
+  run = [](Work& work) { static_cast<SplitIo&>(work).on_bounce_turn(); };
+  turns_ = &BounceTurns::of(target->host());
+  if (turns_->take(*this)) bounce();
 }
 
 void SplitIo::submit_piece() {
@@ -165,7 +173,7 @@ void SplitIo::end_bounce() {
     ElasticPool<BounceBuffer>::of(target->host()).give_back(std::move(bounce_buffer_));
   }
   bounce_buffer_.reset();
-  BounceTurns::of(target->host()).give_back();
+  turns_->give_back();
 }
 
 void SplitIo::on_piece_done() {

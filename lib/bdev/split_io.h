@@ -47,6 +47,7 @@ class SplitIo : public BlockIo {
   uint64_t done_bytes_ = 0;
   IovCursor cursor_;  // at done_bytes_ of the parent's buffers
   std::vector<iovec> slices_;
+  BounceTurns* turns_ = nullptr;                 // of the host where it asked for its turn
   std::unique_ptr<BounceBuffer> bounce_buffer_;  // while a piece is in it
   iovec bounce_iov_{};
 };

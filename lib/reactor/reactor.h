@@ -1,7 +1,7 @@
 // Reactor: one OS thread, pinned to a core, that runs lightweight threads: it polls, sleeps in epoll, or both.
 //
 // Thread:     post(), request_stop() and the constants: any OS thread. The rest: the reactor's own.
-// Ownership:  owns its home thread and its host-local objects; borrows the other lightweight threads.
+// Ownership:  as ThreadHost.
 // Invariants: (1) it never sleeps while one of its threads has something to run, or a message waits in the ring.
 //             (2) a descriptor that became ready is noticed within kLookIntervalNs while others keep the core busy.
 #pragma once
@@ -12,14 +12,11 @@
 #include <string>
 #include <vector>
 
-#include "lib/base/deadline_heap.h"
 #include "lib/base/intrusive_list.h"
 #include "lib/base/unique_fd.h"
 #include "lib/reactor/message_ring.h"
 #include "lib/thread/lw_thread.h"
 #include "lib/thread/thread_host.h"
-
-struct epoll_event;
 
 namespace sluice {
 
@@ -28,11 +25,14 @@ struct ReactorStats {
   uint64_t idle_ns = 0;    // polling in vain
   uint64_t asleep_ns = 0;  // waiting in epoll
   uint64_t wakeups = 0;    // returns from waiting
+  size_t hot = 0;          // pollers that are polled now
+  size_t cold = 0;         // pollers that wait for their notification
   struct Thread {
     std::string name;
     uint64_t id;
     std::string cpumask;
     uint64_t elapsed_ns;
+    uint64_t busy_ns;
   };
   std::vector<Thread> threads;
 };
@@ -47,58 +47,38 @@ class Reactor final : public ThreadHost {
   ~Reactor() override;
 
   uint32_t lcore() const { return lcore_; }
-  LwThread& home() override { return *home_; }
   void post(Message& message) override;
 
   // Pins the calling OS thread to the core and runs until request_stop(). Host-local objects are destroyed at the end.
   void run();
   void request_stop();
 
-  // Before run(), or on the reactor. `window_ns` counts in adaptive mode only.
-  void set_mode(PollMode mode, uint64_t window_ns);
+  // Before run(), or on the reactor.
   ReactorStats stats();
   // Kernel thread id, 0 before run().
   int tid() const { return tid_.load(std::memory_order_relaxed); }
 
-  Result<> watch(EventSource& source) override;
-  void unwatch(EventSource& source) override;
-  void make_runnable(LwThread& thread) override;
-  void deadline_changed(LwThread& thread) override;
-
  private:
-  Reactor(uint32_t lcore, size_t index, size_t peers, uint64_t home_id, UniqueFd epoll, UniqueFd wake);
+  Reactor(uint32_t lcore, size_t index, size_t peers, uint64_t home_id, EpollSet sources, UniqueFd wake);
 
-  void deliver(Message& message);
   void forward(Reactor& destination, Message& message);
   bool flush_outboxes();
   bool drain_ring();
-  bool run_threads();
-  void wake_due_threads();
   // True if a source's handler ran.
   bool look(uint64_t timeout_ns);
   bool sleep();
   void wake();
-  void detach(LwThread& thread);
 
   const uint32_t lcore_;
   const size_t index_;
-  std::unique_ptr<LwThread> home_;
-  UniqueFd epoll_;
   UniqueFd wake_;
   MessageRing ring_;
 
   // Reactor thread only.
-  List<LwThread, RunTag> runnable_;
-  size_t runnable_count_ = 0;
-  List<LwThread, AttachTag> attached_;
-  DeadlineHeap<LwThread> deadlines_;
   // Messages for reactors whose ring was full, by their index: kept in order, tried again each turn.
   std::vector<Fifo<Work>> outboxes_;
   std::vector<Reactor*> outbox_destinations_;
   size_t outboxes_in_use_ = 0;
-  // The events of the present epoll batch that are still to be dispatched; unwatch() takes its source out of them.
-  epoll_event* batch_ = nullptr;
-  int batch_size_ = 0;
   uint64_t last_look_ns_ = 0;
   ReactorStats stats_;
 

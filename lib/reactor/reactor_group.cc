@@ -17,7 +17,7 @@ Result<std::unique_ptr<ReactorGroup>> ReactorGroup::create(const CpuMask& mask, 
     if (!mask.test(lcore)) continue;
     auto reactor = Reactor::create(lcore, group->reactors_.size(), mask.count(), kFirstHomeId + lcore);
     if (!reactor) return std::unexpected(reactor.error());
-    (*reactor)->set_mode(mode, kAdaptiveWindowNs);
+    (*reactor)->set_mode(mode);
     group->reactors_.push_back(std::move(*reactor));
   }
   return group;
@@ -48,6 +48,12 @@ Result<ThreadHost*> ReactorGroup::place(const CpuMask& cpumask) {
     if (cpumask.test(reactor.lcore())) return &reactor;
   }
   return fail(EINVAL, "no reactor runs on a core of this mask");
+}
+
+std::vector<ThreadHost*> ReactorGroup::hosts() const {
+  std::vector<ThreadHost*> hosts;
+  for (const auto& reactor : reactors_) hosts.push_back(reactor.get());
+  return hosts;
 }
 
 Reactor* ReactorGroup::find(uint32_t lcore) const {

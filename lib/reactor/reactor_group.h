@@ -15,9 +15,6 @@ namespace sluice {
 
 class ReactorGroup final : public ThreadPlacer {
  public:
-  // How long a poller may find nothing before it goes cold in adaptive mode.
-  static constexpr uint64_t kAdaptiveWindowNs = 50'000;
-
   // Errors: EINVAL when the mask is empty or names a core that this process may not use.
   static Result<std::unique_ptr<ReactorGroup>> create(const CpuMask& mask, PollMode mode);
   // Stops the reactors if they still run.
@@ -33,6 +30,7 @@ class ReactorGroup final : public ThreadPlacer {
   // A reactor of the mask, by turns.
   Result<ThreadHost*> place(const CpuMask& cpumask) override;
   CpuMask all_cpus() const override { return mask_; }
+  std::vector<ThreadHost*> hosts() const override;
   // nullptr if there is none on that core.
   Reactor* find(uint32_t lcore) const;
   const std::vector<std::unique_ptr<Reactor>>& reactors() const { return reactors_; }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lib/base/result.h"
+#include "lib/thread/move_listener.h"
 
 namespace sluice {
 
@@ -41,12 +42,16 @@ class IoDevice {
   std::vector<uint64_t> threads_;
 };
 
-class Channel {
+// Its listener's calls come as for any other: see MoveListener.
+class Channel : public MoveListener {
  public:
   explicit Channel(IoDevice& device) : device_(device) {}
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
-  virtual ~Channel() = default;
+  ~Channel() override = default;
+
+  // Whether its thread may go to another host, with requests in flight.
+  virtual bool can_move() const { return true; }
 
   IoDevice& device() const { return device_; }
   LwThread& thread() const { return *thread_; }

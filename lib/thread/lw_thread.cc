@@ -11,11 +11,13 @@ namespace {
 
 // How many pieces of work one turn runs before it looks at pollers and timers again.
 constexpr int kReadyBudget = 256;
+// Where others keep the core busy, a poller goes cold after so many polls in vain: about as much as going cold and
+// being woken would cost.
+constexpr uint32_t kMaxVainPolls = 16;
 
 }  // namespace
 
 thread_local constinit LwThread* LwThread::current_ = nullptr;
-thread_local constinit ThreadHost* ThreadHost::current_ = nullptr;
 
 LwThread::LwThread(std::string name, uint64_t id, CpuMask cpumask, ThreadHost& host)
     : name_(std::move(name)), id_(id), cpumask_(cpumask), host_(&host) {}
@@ -86,17 +88,32 @@ bool LwThread::poll_hot() {
     if (busy) {
       ++poller.busy_count_;
       poller.last_work_ns_ = now;
+      poller.vain_polls_ = 0;
       worked = true;
-    } else if (poller.hot_ && may_sleep && now - poller.last_work_ns_ >= host().window_ns()) {
-      if (poller.try_sleep()) {
-        set_hot(poller, false);
-      } else {
-        poller.last_work_ns_ = now;
-        worked = true;
-      }
+      continue;
+    }
+    ++poller.vain_polls_;
+    if (!poller.hot_ || !may_sleep || !tired(poller)) continue;
+    if (poller.try_sleep()) {
+      set_hot(poller, false);
+    } else {
+      poller.last_work_ns_ = now;
+      poller.vain_polls_ = 0;
+      worked = true;
     }
   }
   return worked;
+}
+
+// Whether it is time for a poller that finds nothing to go cold. While others keep the core busy, looking on is cheap,
+// and that it found nothing so far may be due to them: what counts is the time that the core has been idle.
+bool LwThread::tired(const Poller& poller) const {
+  const ThreadHost& host = this->host();
+  uint64_t window_ns = 0;
+  if (host.mode() == PollMode::kAdaptive && host.may_poll_in_vain()) window_ns = poller.window_.ns();
+  const uint64_t vain_ns = now_ns() - poller.last_work_ns_;
+  if (host.idle()) return std::min(vain_ns, host.idle_for_ns()) >= window_ns;
+  return poller.vain_polls_ >= kMaxVainPolls && vain_ns >= window_ns;
 }
 
 void LwThread::set_hot(Poller& poller, bool hot) {
@@ -122,6 +139,7 @@ void LwThread::add_poller(Poller& poller) {
   CHECK(host().is_current());
   poller.thread_ = this;
   poller.last_work_ns_ = now_ns();
+  ++poller_count_;
   set_hot(poller, true);
   if (const int fd = poller.notification_fd_; fd >= 0) poller.set_notification(fd);
   if (!ListHook<RunTag>::linked()) host().make_runnable(*this);
@@ -135,6 +153,7 @@ void LwThread::remove_poller(Poller& poller) {
   if (polling_ == &poller) polling_ = nullptr;
   poller.ListHook<PollerTag>::unlink();
   hot_count_ -= poller.hot_ ? 1U : 0U;
+  --poller_count_;
   poller.hot_ = false;
   poller.thread_ = nullptr;
 }
@@ -182,6 +201,7 @@ Result<ChannelRef> LwThread::get_channel(IoDevice& device) {
   Channel* channel = made->release();
   channel->thread_ = this;
   channels_.push_back(channel);
+  listeners_.push_back(*channel);
   device.channel_opened(id_);
   return ChannelRef(*channel);
 }
@@ -192,6 +212,32 @@ void LwThread::release(Channel& channel) {
   IoDevice& device = channel.device();
   delete &channel;
   device.channel_closed(id_);
+}
+
+// --- Moving ---
+
+bool LwThread::can_move() const {
+  return std::ranges::all_of(channels_, [](const Channel* channel) { return channel->can_move(); });
+}
+
+void LwThread::leave(ThreadHost& host) {
+  LwThread* const outer = std::exchange(current_, this);
+  listeners_.for_each([](MoveListener& listener) { listener.on_leave(); });
+  current_ = outer;
+  sources_.for_each([&host](EventSource& source) { host.unwatch(source); });
+  leaving_.store(&host, std::memory_order_relaxed);
+  arriving_.store(true, std::memory_order_relaxed);
+}
+
+void LwThread::arrive() {
+  // Level and edge alike: what has become ready meanwhile is reported anew. The kernel had room for these watches a
+  // moment ago, and wants no memory for long; without them devices would hang, unnoticed.
+  sources_.for_each([this](EventSource& source) { CHECK(host().watch(source)); });
+  while (Work* work = arrivals_.pop_front()) ready_.push_back(*work);
+  arriving_.store(false, std::memory_order_relaxed);
+  LwThread* const outer = std::exchange(current_, this);
+  listeners_.for_each([](MoveListener& listener) { listener.on_arrive(); });
+  current_ = outer;
 }
 
 void LwThread::exit(Message& done) {
@@ -215,6 +261,7 @@ void Poller::make_hot() {
   thread_->set_hot(*this, true);
   wake_up();
   last_work_ns_ = thread_->now_ns();
+  vain_polls_ = 0;
   if (!static_cast<ListHook<RunTag>&>(*thread_).linked()) thread_->host().make_runnable(*thread_);
 }
 
@@ -233,7 +280,12 @@ void Poller::set_notification(int fd) {
   }
 }
 
-void Poller::Notification::on_event(uint32_t) { poller_.make_hot(); }
+void Poller::Notification::on_event(uint32_t) {
+  if (poller_.hot_) return;  // the edge tells of what was found long ago
+  const LwThread& owner = *poller_.thread_;
+  poller_.window_.learn(owner.now_ns() - poller_.last_work_ns_, owner.host().polling());
+  poller_.make_hot();
+}
 
 EventSource::~EventSource() {
   if (thread_ != nullptr) thread_->remove_source(*this);

@@ -19,6 +19,7 @@
 #include "lib/base/intrusive_list.h"
 #include "lib/thread/channel.h"
 #include "lib/thread/event_source.h"
+#include "lib/thread/move_listener.h"
 #include "lib/thread/poller.h"
 #include "lib/thread/thread_host.h"
 #include "lib/thread/timer.h"
@@ -38,7 +39,6 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   // Constant after construction.
   const std::string& name() const { return name_; }
   uint64_t id() const { return id_; }
-  const CpuMask& cpumask() const { return cpumask_; }
 
   // The lightweight thread that is running on this OS thread; nullptr between turns.
   static LwThread* current() { return current_; }
@@ -49,7 +49,12 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
     host_.load(std::memory_order_acquire)->post(message);
   }
 
-  ThreadHost& host() const { return *host_.load(std::memory_order_relaxed); }
+  ThreadHost& host() const { return *host_.load(std::memory_order_acquire); }
+  // Any OS thread: whether it is the one that runs this lightweight thread, which is not on its way elsewhere.
+  bool runs_here() const { return host().is_current() && !arriving(); }
+  // On which cores it may run. Set by ThreadDirectory.
+  const CpuMask& cpumask() const { return cpumask_; }
+  void set_cpumask(const CpuMask& cpumask) { cpumask_ = cpumask; }
   uint64_t now_ns() const { return host().now_ns(); }
 
   // Runs the work at the end of this turn, or in the next one. Work that defers itself again may run many times in one
@@ -88,6 +93,17 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   void make_all_hot();
   void account(uint64_t ns, bool busy) { *(busy ? &busy_ns_ : &idle_ns_) += ns; }
 
+  // Moving: see ThreadHost. can_move(), leave() and hand_over() on the old host, keep() and arrive() on the new one.
+  bool can_move() const;
+  void leave(ThreadHost& host);
+  ThreadHost* leaving() const { return leaving_.load(std::memory_order_relaxed); }
+  void keep_late(Message& message) { ready_.push_back(message); }
+  void set_host(ThreadHost& host) { host_.store(&host, std::memory_order_release); }
+  void hand_over() { leaving_.store(nullptr, std::memory_order_relaxed); }
+  bool arriving() const { return arriving_.load(std::memory_order_relaxed); }
+  void keep(Message& message) { arrivals_.push_back(message); }
+  void arrive();
+
   // Asks the host to let go of this thread after the present turn, and then to post `done` to its target.
   // Requires: no poller, timer, source or channel is left (checked).
   void exit(Message& done);
@@ -107,6 +123,11 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
     timers_.for_each(fn);
   }
   const std::vector<Channel*>& channels() const { return channels_; }
+  size_t hot_count() const { return hot_count_; }
+  size_t cold_count() const { return poller_count_ - hot_count_; }
+
+  // Tells `listener` of moves.
+  void add_listener(MoveListener& listener) { listeners_.push_back(listener); }
 
  private:
   friend class Poller;
@@ -116,22 +137,28 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   void run_ready();
   bool fire_timers();
   bool poll_hot();
+  bool tired(const Poller& poller) const;
   void set_hot(Poller& poller, bool hot);
   void arm(Timer& timer, uint64_t deadline_ns);
   void release(Channel& channel);
 
   const std::string name_;
   const uint64_t id_;
-  const CpuMask cpumask_;
+  CpuMask cpumask_;
   std::atomic<ThreadHost*> host_;
+  std::atomic<ThreadHost*> leaving_ = nullptr;  // the host that it leaves, from let_go() to hand_over()
+  std::atomic<bool> arriving_ = false;          // from let_go() to take_over()
+  Fifo<Work> arrivals_;                         // meanwhile, at the new host
 
   Fifo<Work> ready_;
   List<Poller, PollerTag> hot_;
   List<Poller, PollerTag> cold_;
   size_t hot_count_ = 0;
+  size_t poller_count_ = 0;
   List<EventSource, SourceTag> sources_;
   DeadlineHeap<Timer> timers_;
   std::vector<Channel*> channels_;
+  List<MoveListener, MoveTag> listeners_;
   Poller* polling_ = nullptr;  // the one whose poll() is running; nullptr once it has removed itself
   Message* exit_message_ = nullptr;
   uint64_t busy_ns_ = 0;

@@ -1,8 +1,8 @@
 // Poller: a source of work (virtqueue, completion queue) that can be polled or can notify.
 //
 // A hot poller is polled each turn of its thread and its notification is off; a cold one costs nothing until its
-// notification arrives. In poll mode pollers stay hot; otherwise one that finds nothing for its host's window goes
-// cold.
+// notification arrives. In poll mode pollers stay hot; otherwise one goes cold that finds nothing while its host is
+// idle: at once in interrupt mode, after a window that it learns in adaptive mode.
 //
 // Thread: all calls on the lightweight thread that the poller is added to.
 // Source: the four verbs follow the poll functions of the Seastar framework.
@@ -12,6 +12,7 @@
 
 #include "lib/base/intrusive_list.h"
 #include "lib/thread/event_source.h"
+#include "lib/thread/polling.h"
 
 namespace sluice {
 
@@ -42,6 +43,7 @@ class Poller : public ListHook<PollerTag> {
   const char* name() const { return name_; }
   bool hot() const { return hot_; }
   LwThread* thread() const { return thread_; }
+  const PollWindow& window() const { return window_; }
   uint64_t run_count() const { return run_count_; }
   uint64_t busy_count() const { return busy_count_; }
 
@@ -70,6 +72,8 @@ class Poller : public ListHook<PollerTag> {
   int notification_fd_ = -1;
   bool hot_ = false;
   uint64_t last_work_ns_ = 0;
+  uint32_t vain_polls_ = 0;  // since there was work
+  PollWindow window_;
   uint64_t run_count_ = 0;
   uint64_t busy_count_ = 0;
   Notification notification_;

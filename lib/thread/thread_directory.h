@@ -21,6 +21,8 @@ class ThreadPlacer {
   virtual Result<ThreadHost*> place(const CpuMask& cpumask) = 0;
   // The mask that stands for "anywhere".
   virtual CpuMask all_cpus() const = 0;
+  // All there are.
+  virtual std::vector<ThreadHost*> hosts() const = 0;
 };
 
 class ThreadDirectory {
@@ -32,6 +34,13 @@ class ThreadDirectory {
   Result<LwThread*> create(std::string name, const CpuMask& cpumask);
   // Ends a thread that holds nothing any more, and frees it.
   Task<> destroy(LwThread& thread);
+
+  // Moves the thread to another host, with its timers, sources, pollers and channels; what it has in flight goes on,
+  // and follows it. Its messages stay in order. Meanwhile it does not run: for some turns of the hosts. Errors, thread
+  // unmoved: EBUSY (a channel that cannot move; another move, or its end, is under way; a home thread).
+  Task<Result<>> move(LwThread& thread, ThreadHost& destination);
+  // Changes where it may run, and moves it there if it is elsewhere. Errors: as create() and move(); nothing changed.
+  Task<Result<>> set_cpumask(LwThread& thread, CpuMask cpumask);
 
   // Lists a thread that somebody else owns (a host's home thread). Also allowed before the hosts run.
   void list(LwThread& thread) { threads_[thread.id()] = &thread; }
@@ -69,10 +78,19 @@ class ThreadDirectory {
     }
   }
 
+  struct Owned {
+    std::unique_ptr<LwThread> thread;
+    bool moving = false;
+    Event moved;  // for its end, which waits for it
+  };
+
+  // Waits until every host has handed over what it had for `host` when this was called.
+  Task<> flush_messages_to(ThreadHost& host);
+
   ThreadPlacer& placer_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, LwThread*> threads_;
-  std::map<uint64_t, std::unique_ptr<LwThread>> owned_;
+  std::map<uint64_t, Owned> owned_;
 };
 
 }  // namespace sluice

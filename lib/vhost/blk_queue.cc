@@ -14,8 +14,9 @@ BlkQueue::BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device, Lo
       owner_(thread),
       device_(device),
       log_limiter_(log_limiter),
-      requests_(ElasticPool<BlkRequest>::of(thread.host())),
+      requests_(&ElasticPool<BlkRequest>::of(thread.host())),
       kickless_timer_("vhost_kickless_queue", [this] { make_hot(); }) {
+  owner_.add_listener(*this);
   publish_work_.queue = this;
   publish_work_.run = [](Work& work) { static_cast<PublishWork&>(work).queue->on_publish_work(); };
 }
@@ -149,7 +150,7 @@ void BlkQueue::wake_up() {
 }
 
 void BlkQueue::start_next() {
-  std::unique_ptr<BlkRequest> taken = requests_.take();
+  std::unique_ptr<BlkRequest> taken = requests_->take();
   BlkRequest& request = *taken;
   MapUse& use = *maps_.back();
   RingFault fault = ring_.pop(request.chain());
@@ -159,7 +160,7 @@ void BlkQueue::start_next() {
     fault = request.fault();
   }
   if (next == BlkRequest::Next::kBroken) {
-    requests_.give_back(std::move(taken));
+    requests_->give_back(std::move(taken));
     break_ring(fault);
     return;
   }
@@ -208,7 +209,7 @@ void BlkQueue::finish(BlkRequest& request, BlkStatus status) {
     std::erase_if(maps_, [&use](const auto& map) { return map.get() == &use; });
     map_freed_.notify_all();
   }
-  requests_.give_back(std::unique_ptr<BlkRequest>(&request));
+  requests_->give_back(std::unique_ptr<BlkRequest>(&request));
   if (--in_flight_ == 0 && !publish_pending_) drained_.notify_all();
 }
 

@@ -40,7 +40,7 @@ struct BlkQueueStats {
   uint64_t calls = 0;  // notifications sent
 };
 
-class BlkQueue final : public Poller {
+class BlkQueue final : public Poller, private MoveListener {
  public:
   // `log_limiter` is shared by all that one controller's front ends can cause.
   BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device, LogLimiter& log_limiter);
@@ -104,12 +104,13 @@ class BlkQueue final : public Poller {
   void publish();
   void call();
   void break_ring(RingFault fault);
+  void on_arrive() override { requests_ = &ElasticPool<BlkRequest>::of(owner_.host()); }
 
   const uint32_t index_;
   LwThread& owner_;
   const BlkDevice& device_;
   LogLimiter& log_limiter_;
-  ElasticPool<BlkRequest>& requests_;
+  ElasticPool<BlkRequest>* requests_;  // the host's
 
   SplitQueue ring_;
   uint16_t size_ = 0;

@@ -156,7 +156,15 @@ TEST_F(AioKernelTest, SleepsWhileInFlightAndIsWokenByTheKernel) {
 
 TEST_F(AioKernelTest, AdaptivePollsForTheWindowAndThenSleeps) {
   open();
-  world_.hosts.set_mode(PollMode::kAdaptive, 50 * kNsPerUs);
+  world_.hosts.set_mode(PollMode::kAdaptive);
+  world_.hosts.set_polling({.grow_start_ns = 50 * kNsPerUs});
+  kernel_.hold = true;
+  const auto early = submit_writes(1);
+  world_.hosts.run_until_idle();
+  EXPECT_FALSE(poller().hot()) << "it has learned no window yet";
+  world_.hosts.advance(20 * kNsPerUs);
+  kernel_.release();
+  finish_all(early);
   kernel_.hold = true;
   const auto ios = submit_writes(1);
   world_.hosts.run_until_idle();
@@ -280,7 +288,7 @@ TEST_F(AioKernelTest, AsksTheKernelWhereTheRingIsUnknown) {
   kernel_.unknown_ring = true;
   open();
   for (const PollMode mode : {PollMode::kInterrupt, PollMode::kPoll, PollMode::kAdaptive}) {
-    world_.hosts.set_mode(mode, 50 * kNsPerUs);
+    world_.hosts.set_mode(mode);
     finish_all(submit_writes(600));
   }
   kernel_.hold = true;

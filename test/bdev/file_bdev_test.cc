@@ -293,7 +293,7 @@ TEST_P(FileBdevTest, SleepsWhenIdleInEveryMode) {
   DiskUser user(world_);
   PageBuffer buffer(4096);
   for (const PollMode mode : {PollMode::kInterrupt, PollMode::kPoll, PollMode::kAdaptive, PollMode::kInterrupt}) {
-    world_.hosts.set_mode(mode, 50 * kNsPerUs);
+    world_.hosts.set_mode(mode);
     for (int i = 0; i < 3; ++i) EXPECT_EQ(user.read(0, buffer.bytes()), IoStatus::kOk);
     world_.hosts.run_until_idle();
     EXPECT_FALSE(module_.find_poller(world_.app())->hot());

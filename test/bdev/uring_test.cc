@@ -135,7 +135,15 @@ TEST_F(UringTest, SleepsWhileInFlightAndIsWokenByTheKernel) {
 
 TEST_F(UringTest, AdaptivePollsForTheWindowAndThenSleeps) {
   open();
-  world_.hosts.set_mode(PollMode::kAdaptive, 50 * kNsPerUs);
+  world_.hosts.set_mode(PollMode::kAdaptive);
+  world_.hosts.set_polling({.grow_start_ns = 50 * kNsPerUs});
+  kernel_.hold = true;
+  const auto early = submit_writes(1);
+  world_.hosts.run_until_idle();
+  EXPECT_FALSE(poller().hot()) << "it has learned no window yet";
+  world_.hosts.advance(20 * kNsPerUs);
+  kernel_.release();
+  finish_all(early);
   kernel_.hold = true;
   const auto ios = submit_writes(1);
   world_.hosts.run_until_idle();

@@ -33,7 +33,7 @@ VirtioBdevInfo VirtioWorld::info(const std::string& name) {
 
 void VirtioWorld::set_mode(PollMode mode) {
   for (const auto& reactor : reactors_->reactors()) {
-    call_and_wait(reactor->home(), [&] { reactor->set_mode(mode, ReactorGroup::kAdaptiveWindowNs); });
+    call_and_wait(reactor->home(), [&] { reactor->set_mode(mode); });
   }
 }
 

@@ -147,7 +147,7 @@ TEST(ReactorSleep, SwitchesModesUnderLoadWithoutLosingWork) {
   std::thread switcher([&] {
     for (size_t i = 0; !done; ++i) {
       // Each reactor by itself, so that they are in different modes most of the time.
-      reactors.on(i % 2, [&, i] { reactors[i % 2].set_mode(kModes[i / 2 % 3], kWindowNs); });
+      reactors.on(i % 2, [&, i] { reactors[i % 2].set_mode(kModes[i / 2 % 3]); });
     }
   });
   queues.begin();
@@ -203,7 +203,7 @@ TEST(ReactorSleep, NeverSleepsInPollMode) {
   EXPECT_GT(stats.idle_ns, 0U);
 }
 
-TEST(ReactorSleep, PollerGoesColdAfterItsWindowInAdaptiveMode) {
+TEST(ReactorSleep, PollerGoesColdInAdaptiveMode) {
   Reactors reactors(PollMode::kAdaptive);
   std::promise<void> asleep;
   struct Sleeper : Poller {
@@ -217,15 +217,10 @@ TEST(ReactorSleep, PollerGoesColdAfterItsWindowInAdaptiveMode) {
     void wake_up() override {}
     std::promise<void>& slept;
   } poller(asleep);
-  uint64_t added_ns = 0;
-  reactors.on(0, [&] {
-    added_ns = reactors[0].now_ns();
-    reactors.home(0).add_poller(poller);
-  });
+  reactors.on(0, [&] { reactors.home(0).add_poller(poller); });
   asleep.get_future().get();
   reactors.on(0, [&] {
     EXPECT_FALSE(poller.hot());
-    EXPECT_GE(reactors[0].now_ns() - added_ns, kWindowNs);
     EXPECT_GT(poller.run_count(), 0U);
     reactors.home(0).remove_poller(poller);
   });

@@ -17,7 +17,6 @@
 namespace sluice {
 
 inline constexpr PollMode kModes[] = {PollMode::kPoll, PollMode::kInterrupt, PollMode::kAdaptive};
-inline constexpr uint64_t kWindowNs = 50 * kNsPerUs;
 
 // Two reactors, on a core each if the process has two; on one otherwise, where they take turns.
 class Reactors {
@@ -30,7 +29,7 @@ class Reactors {
     }
     for (size_t i = 0; i < 2; ++i) {
       reactors_.push_back(*Reactor::create(cores[i % cores.size()], i, 2, 100 + i));
-      reactors_.back()->set_mode(mode, kWindowNs);
+      reactors_.back()->set_mode(mode);
     }
     for (const auto& reactor : reactors_) os_threads_.emplace_back([&reactor = *reactor] { reactor.run(); });
   }

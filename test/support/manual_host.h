@@ -19,6 +19,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <random>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -30,33 +31,22 @@
 #include "lib/thread/task.h"
 #include "lib/thread/thread_directory.h"
 
-struct epoll_event;
-
 namespace sluice {
 
 // One host. ManualHosts makes and turns it.
-// Ownership: owns its home thread and its host-local objects; the other threads must be gone before it (checked).
 class ManualHost final : public ThreadHost {
  public:
   ManualHost(uint32_t index, PollMode mode, uint64_t now_ns);
   ~ManualHost() override;
 
-  LwThread& home() override { return *home_; }
   uint32_t index() const { return index_; }
-
-  // `window_ns` counts in adaptive mode only.
-  void set_mode(PollMode mode, uint64_t window_ns = 0);
 
   // One turn: descriptors that are ready, messages, due timers, and each runnable thread once. True if there was work.
   bool turn();
   // False when the host would sleep: nothing is left to run and no poller is hot.
-  bool runnable() const { return !runnable_.empty(); }
+  bool runnable() const { return has_runnable(); }
 
   void post(Message& message) override;
-  Result<> watch(EventSource& source) override;
-  void unwatch(EventSource& source) override;
-  void make_runnable(LwThread& thread) override;
-  void deadline_changed(LwThread& thread) override;
 
  private:
   friend class ManualHosts;
@@ -74,27 +64,14 @@ class ManualHost final : public ThreadHost {
   };
 
   void advance(uint64_t ns) { now_ns_ += ns; }
-  int epoll_fd() const { return epoll_.get(); }
-  void attach(LwThread& thread);
-  void detach(LwThread& thread);
-  void deliver(Message& message);
-  bool look();
+  int epoll_fd() const { return sources_.fd(); }
   bool drain_inbox();
-  void wake_due_threads();
-  bool run_threads();
 
   const uint32_t index_;
-  UniqueFd epoll_;
   UniqueFd wake_;
-  std::unique_ptr<LwThread> home_;
-
-  List<LwThread, RunTag> runnable_;
-  size_t runnable_count_ = 0;
-  List<LwThread, AttachTag> attached_;
-  DeadlineHeap<LwThread> deadlines_;
-  // The events of the present epoll batch that are still to be dispatched; unwatch() takes its source out of them.
-  epoll_event* batch_ = nullptr;
-  int batch_size_ = 0;
+  uint64_t turn_ns_ = 0;  // the time of the last turn
+  // Of a simulation: how many of the messages that wait are delivered in a turn; all without it.
+  std::mt19937_64* random_ = nullptr;
 
   std::mutex inbox_mutex_;
   Fifo<Work> inbox_;
@@ -109,7 +86,11 @@ class ManualHosts final : public ThreadPlacer {
 
   ManualHost& operator[](size_t index) { return *hosts_[index]; }
   LwThread& home(size_t index = 0) { return hosts_[index]->home(); }
-  void set_mode(PollMode mode, uint64_t window_ns = 0);
+  void set_mode(PollMode mode);
+  void set_polling(const PollingOptions& options);
+  // From now on a simulation: in each turn the hosts run in an order that the seed determines, some not at all, and
+  // messages between them take their time. What the kernel does (sockets, eventfds) has no order of its own.
+  void set_seed(uint64_t seed);
 
   uint64_t now_ns() const { return hosts_.front()->now_ns(); }
   // Moves the clock of all hosts; what has become due runs in the next turn.
@@ -117,7 +98,7 @@ class ManualHosts final : public ThreadPlacer {
 
   // One turn of each host. True if there was work.
   bool turn();
-  // Turns until a turn finds nothing to do. Does not wait for the kernel or for other OS threads.
+  // Turns until two of them find nothing to do. Does not wait for the kernel or for other OS threads.
   void run_until_idle();
   // Turns until `reached()`, waiting (in real time, without the manual clock's advancing) for descriptors and messages
   // when there is nothing to do. False when it takes longer than `patience_ns`.
@@ -133,12 +114,14 @@ class ManualHosts final : public ThreadPlacer {
   // ThreadPlacer: host `i` stands for core `i`; the hosts within the mask take turns.
   Result<ThreadHost*> place(const CpuMask& cpumask) override;
   CpuMask all_cpus() const override;
+  std::vector<ThreadHost*> hosts() const override;
 
  private:
   void wait(uint64_t timeout_ns);
 
   std::vector<std::unique_ptr<ManualHost>> hosts_;
   size_t next_ = 0;
+  std::optional<std::mt19937_64> random_;
 };
 
 template <typename Fn>

@@ -9,13 +9,13 @@ class AioBdev final : public FileBdev {
   AioBdev(const FileBdevOptions& options, AioModule& module, std::unique_ptr<FileBackend> file)
       : FileBdev(options, kAioProductName, std::move(file)), module_(module) {}
 
- private:
-  Result<std::unique_ptr<BdevChannel>> make_channel() override {
-    ThreadHost& host = *ThreadHost::current();
-    auto& group = host.local<AioGroup>(
-        &module_, [&] { return std::make_unique<AioGroup>(host, module_.system_, module_.pool_); });
-    return std::make_unique<FileChannel>(*this, group);
+  FileQueue& queue_of(ThreadHost& host) override {
+    return host.local<AioGroup>(&module_,
+                                [&] { return std::make_unique<AioGroup>(host, module_.system_, module_.pool_); });
   }
+
+ private:
+  Result<std::unique_ptr<BdevChannel>> make_channel() override { return std::make_unique<FileChannel>(*this); }
 
   AioModule& module_;
 };

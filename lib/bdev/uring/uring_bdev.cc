@@ -11,13 +11,13 @@ class UringBdev final : public FileBdev {
   UringBdev(const FileBdevOptions& options, UringModule& module, std::unique_ptr<FileBackend> file)
       : FileBdev(options, kUringProductName, std::move(file)), module_(module) {}
 
- private:
-  Result<std::unique_ptr<BdevChannel>> make_channel() override {
-    ThreadHost& host = *ThreadHost::current();
-    auto& group = host.local<UringGroup>(
-        &module_, [&] { return std::make_unique<UringGroup>(host, module_.system_, module_.pool_); });
-    return std::make_unique<UringChannel>(*this, group);
+  UringGroup& queue_of(ThreadHost& host) override {
+    return host.local<UringGroup>(&module_,
+                                  [&] { return std::make_unique<UringGroup>(host, module_.system_, module_.pool_); });
   }
+
+ private:
+  Result<std::unique_ptr<BdevChannel>> make_channel() override { return std::make_unique<UringChannel>(*this); }
 
   UringModule& module_;
 };

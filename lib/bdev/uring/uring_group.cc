@@ -60,8 +60,13 @@ size_t UringGroup::take_completions() {
   // The last one first: each goes in front of all others.
   for (size_t i = count; i > 0; --i) {
     if (!refused(completions[i - 1].result)) continue;
-    put_back(*completions[i - 1].io);
-    retry_later();
+    BlockIo& io = *completions[i - 1].io;
+    if (io.target->runs_here()) {
+      put_back(io);
+      retry_later();
+    } else {
+      FileChannel::resubmit(io);
+    }
   }
   return count;
 }

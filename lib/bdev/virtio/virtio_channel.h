@@ -11,6 +11,9 @@ class VirtioChannel final : public BdevChannel {
   VirtioChannel(Bdev& bdev, VirtioQueue& queue) : BdevChannel(bdev), queue_(queue) {}
   ~VirtioChannel() override { queue_.close(); }
 
+  // Its queue belongs to this host, and there may be none left for another one.
+  bool can_move() const override { return false; }
+
   static void finish(BlockIo& io, IoStatus status) { complete(io, status); }
 
  private:
