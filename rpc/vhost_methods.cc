@@ -1,6 +1,7 @@
 // vhost_*: the controllers, through which guests use the block devices.
 #include <fmt/format.h>
 
+#include "lib/base/clock.h"
 #include "lib/vhost/target.h"
 #include "rpc/methods.h"
 
@@ -8,8 +9,6 @@ namespace sluice::rpc {
 namespace {
 
 constexpr std::string_view kTransport = "vhost_user_blk";
-// What SPDK reports where nothing was set; coalescing by time does not exist here.
-constexpr uint32_t kDefaultIopsThreshold = 60000;
 
 struct CreateController {
   std::string ctrlr;
@@ -17,6 +16,7 @@ struct CreateController {
   std::string cpumask;
   bool readonly = false;
   bool packed_ring = false;
+  uint32_t queue_threads = 0;
   std::string transport{kTransport};
 };
 
@@ -28,12 +28,21 @@ struct DeleteController {
   std::string ctrlr;
 };
 
+struct SetCoalescing {
+  std::string ctrlr;
+  uint32_t delay_base_us = 0;
+  uint32_t iops_threshold = 0;
+};
+
 Task<RpcResult> create_controller(RpcContext& context, CreateController params) {
   if (params.transport != kTransport) {
     co_return fail_rpc(EINVAL, fmt::format("there is no transport '{}', only {}", params.transport, kTransport));
   }
-  vhost::Target::ControllerOptions options{
-      .name = params.ctrlr, .bdev_name = params.dev_name, .readonly = params.readonly};
+  vhost::Target::ControllerOptions options{.name = params.ctrlr,
+                                           .bdev_name = params.dev_name,
+                                           .cpumask = {},
+                                           .readonly = params.readonly,
+                                           .queue_threads = params.queue_threads};
   if (!params.cpumask.empty()) {
     const Result<CpuMask> cpumask = CpuMask::parse(params.cpumask);
     if (!cpumask) co_return fail_rpc(cpumask.error(), fmt::format("cpumask '{}'", params.cpumask));
@@ -52,6 +61,13 @@ Task<RpcResult> delete_controller(RpcContext& context, DeleteController params) 
   co_return true;
 }
 
+Task<RpcResult> set_coalescing(RpcContext& context, SetCoalescing params) {
+  const Result<> set = co_await context.vhost.set_coalescing(
+      params.ctrlr, {.delay_base_ns = params.delay_base_us * kNsPerUs, .iops_threshold = params.iops_threshold});
+  if (!set) co_return fail_rpc(set.error(), fmt::format("controller '{}'", params.ctrlr));
+  co_return true;
+}
+
 Json::Value queues_json(const vhost::SessionInfo& session) {
   Json::Value list(Json::arrayValue);
   for (const vhost::SessionInfo::Queue& queue : session.queues) {
@@ -62,6 +78,7 @@ Json::Value queues_json(const vhost::SessionInfo& session) {
     json["requests"] = queue.stats.requests;
     json["kicks"] = queue.stats.kicks;
     json["calls"] = queue.stats.calls;
+    json["thread_id"] = queue.thread_id;
     list.append(std::move(json));
   }
   return list;
@@ -71,8 +88,8 @@ Json::Value to_json(const vhost::ControllerInfo& controller, bool with_queues) {
   Json::Value json(Json::objectValue);
   json["ctrlr"] = controller.name;
   json["cpumask"] = controller.cpumask;
-  json["delay_base_us"] = 0;
-  json["iops_threshold"] = kDefaultIopsThreshold;
+  json["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
+  json["iops_threshold"] = controller.coalescing.iops_threshold;
   json["socket"] = controller.socket_path;
   json["sessions"] = Json::Value(Json::arrayValue);
   for (const vhost::SessionInfo& session : controller.sessions) {
@@ -119,7 +136,15 @@ Task<Json::Value> vhost_config(RpcContext& context) {
     call["params"]["readonly"] = controller.readonly;
     // "Anywhere" is left out, so that it also holds on a host with other cores.
     if (controller.cpumask != anywhere) call["params"]["cpumask"] = controller.cpumask;
+    if (controller.queue_threads > 0) call["params"]["queue_threads"] = controller.queue_threads;
     calls.append(std::move(call));
+    if (controller.coalescing.delay_base_ns == 0) continue;
+    Json::Value coalescing(Json::objectValue);
+    coalescing["method"] = "vhost_controller_set_coalescing";
+    coalescing["params"]["ctrlr"] = controller.name;
+    coalescing["params"]["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
+    coalescing["params"]["iops_threshold"] = controller.coalescing.iops_threshold;
+    calls.append(std::move(coalescing));
   }
   co_return calls;
 }
@@ -134,6 +159,10 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        optional("readonly", &CreateController::readonly, "the guest may not write"),
        optional("packed_ring", &CreateController::packed_ring,
                 "accepted for compatibility; no effect: rings are split"),
+       optional(
+           "queue_threads", &CreateController::queue_threads,
+           "how many lightweight threads of their own its queues are spread over, each on a core of cpumask; 0: all "
+           "are served by the controller's"),
        optional("transport", &CreateController::transport, "vhost_user_blk is the only one")},
       bind_context(context, create_controller)));
   table.add(make_method<GetControllers>(
@@ -141,13 +170,25 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        "Lists the controllers, or one of them with its queues.",
        {"array",
         "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, sessions: [{vid, id, name, started, max_queues, "
-        "inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls}]}], backend_specific: {block: "
+        "inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls, thread_id}]}], backend_specific: "
+        "{block: "
         "{readonly, "
         "bdev, transport}}}"}},
       {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
   table.add(make_method<DeleteController>(
       {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue},
       {required("ctrlr", &DeleteController::ctrlr, "which")}, bind_context(context, delete_controller)));
+  table.add(make_method<SetCoalescing>(
+      {"vhost_controller_set_coalescing",
+       "Lets a busy queue tell its guest of completions later, so that each interrupt tells of more; never with fewer "
+       "than four requests in flight.",
+       kTrue},
+      {required("ctrlr", &SetCoalescing::ctrlr, "which"),
+       required("delay_base_us", &SetCoalescing::delay_base_us,
+                "how much later at twice the threshold, twice that at three times, and so on, up to 10 ms; 0: never"),
+       required("iops_threshold", &SetCoalescing::iops_threshold,
+                "requests a second of one queue up to which nothing is held back")},
+      bind_context(context, set_coalescing)));
 }
 
 }  // namespace sluice::rpc

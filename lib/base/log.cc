@@ -66,6 +66,8 @@ void log_line(LogLevel level, LogFlag flag, std::string_view text) {
 }
 
 bool LogLimiter::allow(uint64_t now_ns, uint64_t& held_back) {
+  const std::lock_guard lock(mutex_);
+  now_ns = std::max(now_ns, last_refill_ns_);  // the callers' clocks differ a little
   const uint64_t refill = (now_ns - last_refill_ns_) / interval_ns_;
   if (refill >= burst_ - tokens_) {
     tokens_ = burst_;

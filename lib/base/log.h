@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -46,13 +47,14 @@ class LogLimiter {
   explicit LogLimiter(uint32_t burst = 5, uint64_t interval_ns = 10'000'000'000)
       : tokens_(burst), burst_(burst), interval_ns_(interval_ns) {}
 
-  // True when a line may be written now; `held_back` then tells how many were not since the last one.
+  // Any thread. True when a line may be written now; `held_back` then tells how many were not since the last one.
   bool allow(uint64_t now_ns, uint64_t& held_back);
 
  private:
+  std::mutex mutex_;
   uint32_t tokens_;
-  uint32_t burst_;
-  uint64_t interval_ns_;
+  const uint32_t burst_;
+  const uint64_t interval_ns_;
   uint64_t last_refill_ns_ = 0;
   uint64_t held_back_ = 0;
 };

@@ -168,6 +168,18 @@ auto call_on(LwThread& thread, Fn fn) {
   return detail::CallOn<Fn>(thread, std::move(fn));
 }
 
+// The same, but at once where `thread` is the one that asks.
+template <typename Fn>
+auto run_on(LwThread& thread, Fn fn) -> Task<typename detail::TaskValue<std::invoke_result_t<Fn&>>::type> {
+  using Returned = std::invoke_result_t<Fn&>;
+  if (LwThread::current() != &thread) co_return co_await call_on(thread, std::move(fn));
+  if constexpr (detail::TaskValue<Returned>::is_task) {
+    co_return co_await fn();
+  } else {
+    co_return fn();
+  }
+}
+
 // Runs fn() on `thread`, later; nobody waits. Any OS thread. For the control plane: allocates.
 template <typename Fn>
 void post_to(LwThread& thread, Fn fn) {

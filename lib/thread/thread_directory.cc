@@ -38,6 +38,7 @@ LwThread* ThreadDirectory::find(uint64_t id) const {
 Task<Result<>> ThreadDirectory::move(LwThread& thread, ThreadHost& destination) {
   const auto found = owned_.find(thread.id());
   if (found == owned_.end()) co_return fail(EBUSY, "a reactor's own thread cannot move");
+  if (&thread == LwThread::current()) co_return fail(EBUSY, "a thread cannot move itself");
   Owned& owned = found->second;
   if (owned.moving || find(thread.id()) == nullptr) co_return fail(EBUSY, "the thread is being moved, or is ending");
   ThreadHost& origin = thread.host();  // only this function changes it

@@ -37,7 +37,8 @@ class ThreadDirectory {
 
   // Moves the thread to another host, with its timers, sources, pollers and channels; what it has in flight goes on,
   // and follows it. Its messages stay in order. Meanwhile it does not run: for some turns of the hosts. Errors, thread
-  // unmoved: EBUSY (a channel that cannot move; another move, or its end, is under way; a home thread).
+  // unmoved: EBUSY (a channel that cannot move; another move, or its end, is under way; a home thread; the
+  // caller's own).
   Task<Result<>> move(LwThread& thread, ThreadHost& destination);
   // Changes where it may run, and moves it there if it is elsewhere. Errors: as create() and move(); nothing changed.
   Task<Result<>> set_cpumask(LwThread& thread, CpuMask cpumask);

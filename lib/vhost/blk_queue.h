@@ -40,10 +40,26 @@ struct BlkQueueStats {
   uint64_t calls = 0;  // notifications sent
 };
 
+// Whether completions of a busy queue may be told of later, so that fewer calls tell of more of them.
+struct Coalescing {
+  uint64_t delay_base_ns = 0;       // 0: never
+  uint32_t iops_threshold = 60000;  // up to which none are held back; at twice as many by delay_base_ns, and so on
+};
+
 class BlkQueue final : public Poller, private MoveListener {
  public:
-  // `log_limiter` is shared by all that one controller's front ends can cause.
-  BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device, LogLimiter& log_limiter);
+  // What the session knows that a ring runs with.
+  struct Setup {
+    std::shared_ptr<const MemoryMap> map;
+    uint64_t features = 0;
+    BdevChannel* channel = nullptr;
+    bool write_through = false;
+    bool enabled_by_default = false;  // until SET_VRING_ENABLE is sent for this ring
+  };
+
+  // On `thread`. `log_limiter` is shared by all that one controller's front ends can cause.
+  BlkQueue(uint32_t index, LwThread& thread, const BlkDevice& device, const Coalescing& coalescing,
+           LogLimiter& log_limiter);
   // Requires: stopped, and nothing in flight (checked).
   ~BlkQueue() override;
 
@@ -59,16 +75,13 @@ class BlkQueue final : public Poller, private MoveListener {
   void set_enabled(bool enabled) { enabled_ = enabled; }
   // SET_VRING_KICK starts a ring, whether it brings a descriptor or not.
   void set_started(bool started) { started_ = started; }
-  bool started() const { return started_; }
-  // What applies until SET_VRING_ENABLE is sent for this ring.
-  bool enabled(bool by_default) const { return enabled_.value_or(by_default); }
-  bool configured() const { return size_ != 0 && addresses_.has_value(); }
 
   // --- Running ---
-  // Serves the ring in `map` from now on. False if its addresses are not within the map.
-  bool run(std::shared_ptr<const MemoryMap> map, uint64_t features, BdevChannel* channel, bool write_through);
+  // Starts or stops the ring, as its state demands. It runs when it is started, enabled, set up, and its addresses are
+  // within the guest's memory; a broken one waits until it is started anew.
+  Task<> update(Setup setup);
   bool running() const { return running_; }
-  // Moves a running ring to another map of the same guest; if its addresses are not in there, it stops running.
+  // Moves the ring, if it runs, to another map of the same guest; if its addresses are not in there, it stops running.
   void move_to(std::shared_ptr<const MemoryMap> map);
   // Waits while so many maps are kept for requests in flight that no other may come. The ring goes on meanwhile.
   Task<> room_for_a_map();
@@ -80,8 +93,10 @@ class BlkQueue final : public Poller, private MoveListener {
   // From now on requests end with an I/O error; the channel is not used any more once this returns.
   Task<> detach_bdev();
   void set_write_through(bool write_through) { write_through_ = write_through; }
+  void set_coalescing(const Coalescing& coalescing);
 
   uint32_t index() const { return index_; }
+  LwThread& owner() const { return owner_; }
   uint32_t in_flight() const { return in_flight_; }
   RingFault fault() const { return fault_; }
   void clear_fault() { fault_ = RingFault::kNone; }
@@ -93,6 +108,8 @@ class BlkQueue final : public Poller, private MoveListener {
   void wake_up() override;
 
  private:
+  bool configured() const { return size_ != 0 && addresses_.has_value(); }
+  void run(Setup setup);
   Task<> drained();
   void pause();
   void start_next();
@@ -102,6 +119,7 @@ class BlkQueue final : public Poller, private MoveListener {
   void use_map(std::shared_ptr<const MemoryMap> map);
   void on_publish_work();
   void publish();
+  bool may_hold_back();
   void call();
   void break_ring(RingFault fault);
   void on_arrive() override { requests_ = &ElasticPool<BlkRequest>::of(owner_.host()); }
@@ -137,6 +155,11 @@ class BlkQueue final : public Poller, private MoveListener {
     BlkQueue* queue = nullptr;
   } publish_work_;
   Timer kickless_timer_;
+  Coalescing coalescing_;
+  uint64_t epoch_ns_ = 0;  // when the present one began
+  uint64_t epoch_requests_ = 0;
+  uint64_t delay_ns_ = 0;  // that the last one has led to
+  Timer call_timer_;       // armed while a call is held back
   BlkQueueStats stats_;
 };
 

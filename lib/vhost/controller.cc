@@ -8,15 +8,30 @@
 
 namespace sluice::vhost {
 
-Controller::Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread)
+Controller::Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread,
+                       const std::vector<LwThread*>& queue_threads)
     : name_(std::move(name)),
       socket_path_(std::move(socket_path)),
       listener_fd_(std::move(listener)),
       thread_(thread),
       listener_(*this),
-      retry_("vhost_accept_retry", [this] { look_again_.set(); }) {}
+      retry_("vhost_accept_retry", [this] { look_again_.set(); }) {
+  for (LwThread* queue_thread : queue_threads) places_.push_back({.thread = queue_thread, .channel = {}});
+  if (places_.empty()) places_.push_back({.thread = &thread_, .channel = {}});
+}
 
-Controller::~Controller() { CHECK(session_ == nullptr && !channel_ && handle_ == nullptr); }
+Controller::~Controller() {
+  CHECK(session_ == nullptr && handle_ == nullptr);
+  for (const Place& place : places_) CHECK(!place.channel);
+}
+
+std::vector<LwThread*> Controller::threads() const {
+  std::vector<LwThread*> threads{&thread_};
+  for (const Place& place : places_) {
+    if (place.thread != &thread_) threads.push_back(place.thread);
+  }
+  return threads;
+}
 
 Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, bool readonly) {
   auto handle = bdevs.open(bdev_name, !readonly, *this, "vhost controller " + name_);
@@ -27,7 +42,10 @@ Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, bool
 }
 
 Task<Result<>> Controller::start() {
-  co_return co_await call_on(thread_, [this] { return start_listening(); });
+  co_return co_await call_on(thread_, [this]() -> Task<Result<>> {
+    if (auto opened = co_await open_channels(); !opened) co_return opened;
+    co_return start_listening();
+  });
 }
 
 Task<> Controller::stop() {
@@ -43,11 +61,21 @@ Task<ControllerInfo> Controller::info() {
                       .cpumask = thread_.cpumask().to_string(),
                       .bdev_name = handle_ != nullptr ? handle_->bdev().name() : "",
                       .readonly = device_->readonly(),
+                      .queue_threads = static_cast<uint32_t>(threads().size() - 1),
+                      .coalescing = {},
                       .sessions = {}};
-  co_await call_on(thread_, [this, &info] {
-    if (session_ != nullptr) info.sessions.push_back(session_->info());
+  co_await call_on(thread_, [this, &info]() -> Task<> {
+    info.coalescing = coalescing_;
+    if (session_ != nullptr) info.sessions.push_back(co_await session_->info());
   });
   co_return info;
+}
+
+Task<> Controller::set_coalescing(Coalescing coalescing) {
+  co_await call_on(thread_, [this, &coalescing]() -> Task<> {
+    coalescing_ = coalescing;
+    if (session_ != nullptr) co_await session_->set_coalescing(coalescing);
+  });
 }
 
 // --- On the application's thread ---
@@ -75,20 +103,39 @@ Task<> Controller::let_go_of_bdev() {
 
 // --- On the controller's thread ---
 
+Task<Result<>> Controller::open_channels() {
+  if (!opening_.enter()) co_return fail(ENODEV, "the bdev is being removed");
+  Result<> opened;
+  for (Place& place : places_) {
+    opened = co_await run_on(*place.thread, [&place, &bdev = handle_->bdev()]() -> Result<> {
+      auto channel = place.thread->get_channel(bdev);
+      if (!channel) return std::unexpected(channel.error());
+      place.channel = std::move(*channel);
+      return {};
+    });
+    if (!opened) break;
+  }
+  opening_.leave();
+  co_return opened;
+}
+
+Task<> Controller::close_channels() {
+  for (Place& place : places_) {
+    co_await run_on(*place.thread, [channel = std::move(place.channel)]() mutable { channel.reset(); });
+  }
+}
+
 Result<> Controller::start_listening() {
-  auto channel = thread_.get_channel(handle_->bdev());
-  if (!channel) return std::unexpected(channel.error());
-  channel_ = std::move(*channel);
   auto watched = thread_.add_source(listener_, listener_fd_.get(), EPOLLIN | EPOLLET);
   if (watched) std::ignore = serving_.spawn(serve_front_ends());
   return watched;
 }
 
 Task<> Controller::detach_bdev() {
-  // Taken at once, so that a session that starts meanwhile does not get it.
-  const ChannelRef channel = std::move(channel_);
+  co_await opening_.close();
+  bdev_gone_ = true;  // a session that starts meanwhile does not get the channels
   if (session_ != nullptr) co_await session_->detach_bdev();
-  CHECK(!channel || static_cast<BdevChannel*>(channel.get())->in_flight() == 0);
+  co_await close_channels();
 }
 
 Task<> Controller::stop_serving() {
@@ -98,7 +145,7 @@ Task<> Controller::stop_serving() {
   look_again_.set();
   if (session_ != nullptr) session_->close();
   co_await serving_.close();
-  channel_.reset();
+  co_await close_channels();
 }
 
 // One front end after the other, until stop_serving().
@@ -129,8 +176,13 @@ Task<> Controller::serve_front_ends() {
 Task<> Controller::serve(UniqueFd socket) {
   const uint64_t id = next_session_id_++;
   log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: a front end has connected, session {}", name_, id);
-  session_ = std::make_unique<Session>(id, thread_, *device_, static_cast<BdevChannel*>(channel_.get()),
-                                       std::move(socket), log_limiter_);
+  std::vector<QueuePlace> places;
+  for (const Place& place : places_) {
+    auto* const channel = bdev_gone_ ? nullptr : static_cast<BdevChannel*>(place.channel.get());
+    places.push_back({.thread = place.thread, .channel = channel});
+  }
+  session_ =
+      std::make_unique<Session>(id, thread_, *device_, std::move(places), coalescing_, std::move(socket), log_limiter_);
   co_await session_->run();
   session_.reset();
 }

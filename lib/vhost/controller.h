@@ -2,10 +2,9 @@
 //
 // A front end is served at a time; others that connect wait in the socket's backlog until it has gone.
 //
-// Thread:     the public functions on the application's lightweight thread; everything that serves the front end runs
-// on
-//             the controller's own, which the Target made for it.
-// Ownership:  the Target's. Owns socket, session and the open bdev; borrows its thread.
+// Thread:     the public functions on the application's lightweight thread; what serves the front end runs on the
+//             controller's own, and its queues on those that the Target made for them, or on that one.
+// Ownership:  the Target's. Owns socket, session and the open bdev; borrows its threads.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +26,17 @@ struct ControllerInfo {
   std::string cpumask;
   std::string bdev_name;  // empty once the bdev has been removed
   bool readonly = false;
+  uint32_t queue_threads = 0;  // of their own
+  Coalescing coalescing;
   std::vector<SessionInfo> sessions;
 };
 
 class Controller final : private BdevEvents {
  public:
-  // The thread and the listening socket are ready; open() and start() follow.
-  Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread);
+  // The threads and the listening socket are ready; open() and start() follow. `queue_threads` may be empty: then
+  // `thread` serves the queues as well.
+  Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread,
+             const std::vector<LwThread*>& queue_threads);
   ~Controller() override;
 
   // Opens the bdev. Errors: those of BdevManager::open().
@@ -43,8 +46,12 @@ class Controller final : private BdevEvents {
   // Ends the session, waits for its requests, and lets go of everything. Once, whether start() succeeded or not.
   Task<> stop();
 
+  Task<> set_coalescing(Coalescing coalescing);
+
   Task<ControllerInfo> info();
   LwThread& thread() const { return thread_; }
+  // All of them.
+  std::vector<LwThread*> threads() const;
 
  private:
   class Listener final : public EventSource {
@@ -61,7 +68,14 @@ class Controller final : private BdevEvents {
   void on_remove() override;
   Task<> let_go_of_bdev();
 
+  struct Place {
+    LwThread* thread;
+    ChannelRef channel;  // the thread's
+  };
+
   // On the controller's thread.
+  Task<Result<>> open_channels();
+  Task<> close_channels();
   Result<> start_listening();
   Task<> detach_bdev();
   Task<> stop_serving();
@@ -80,7 +94,10 @@ class Controller final : private BdevEvents {
 
   // Controller's thread.
   Listener listener_;
-  ChannelRef channel_;
+  std::vector<Place> places_;  // one at least
+  Gate opening_;               // of the channels
+  bool bdev_gone_ = false;
+  Coalescing coalescing_;
   std::unique_ptr<Session> session_;
   uint64_t next_session_id_ = 0;
   bool stopping_ = false;

@@ -35,6 +35,11 @@ inline constexpr uint32_t kQueueBatch = 16;
 inline constexpr uint32_t kMessageBudget = 16;
 // After a failure to accept a front end (no descriptor is free, say).
 inline constexpr uint64_t kAcceptRetryNs = 100'000'000;
+// A call is held back only while so many requests are in flight: with fewer, the driver may be waiting for it.
+inline constexpr uint32_t kCoalescingDepth = 4;
+// How often a queue's rate is looked at, for that.
+inline constexpr uint64_t kCoalescingEpochNs = 10'000'000;
+inline constexpr uint64_t kMaxCoalescingNs = 10'000'000;
 // A ring that was given no kick descriptor is looked at this often when it is not polled.
 inline constexpr uint64_t kKicklessPeriodNs = 200'000;
 

@@ -95,12 +95,13 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
   return table;
 }
 
-Session::Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket,
-                 LogLimiter& log_limiter)
+Session::Session(uint64_t id, LwThread& thread, const BlkDevice& device, std::vector<QueuePlace> places,
+                 const Coalescing& coalescing, UniqueFd socket, LogLimiter& log_limiter)
     : id_(id),
       thread_(thread),
       device_(device),
-      channel_(channel),
+      places_(std::move(places)),
+      coalescing_(coalescing),
       log_limiter_(log_limiter),
       connection_(std::move(socket)) {}
 
@@ -179,23 +180,30 @@ Task<Result<>> Session::handle(WireMessage& message) {
 
 Task<> Session::tear_down() {
   if (connection_.thread() != nullptr) thread_.remove_source(connection_);
-  for (const auto& queue : queues_) {
-    if (queue == nullptr) continue;
-    queue->set_started(false);
-    co_await queue->stop();
+  co_await for_each_queue([](BlkQueue& queue) -> Task<> {
+    queue.set_started(false);
+    co_await queue.stop();
     // The peer may live on and keep the files open: they leave our epoll set here.
-    queue->set_kick({});
+    queue.set_kick({});
+  });
+  co_await visitors_.close();
+  for (auto& queue : queues_) {
+    if (queue != nullptr) co_await run_on(queue->owner(), [&queue] { queue.reset(); });
   }
-  co_await detaching_.close();
 }
 
 Task<> Session::detach_bdev() {
-  channel_ = nullptr;
-  if (!detaching_.enter()) co_return;  // the session has ended: nothing is in flight
-  for (const auto& queue : queues_) {
-    if (queue != nullptr) co_await queue->detach_bdev();
-  }
-  detaching_.leave();
+  for (QueuePlace& place : places_) place.channel = nullptr;
+  if (!visitors_.enter()) co_return;  // the session has ended: nothing is in flight
+  co_await for_each_queue([](BlkQueue& queue) { return queue.detach_bdev(); });
+  visitors_.leave();
+}
+
+Task<> Session::set_coalescing(Coalescing coalescing) {
+  coalescing_ = coalescing;
+  if (!visitors_.enter()) co_return;  // the queues are going
+  co_await for_each_queue([&coalescing](BlkQueue& queue) { queue.set_coalescing(coalescing); });
+  visitors_.leave();
 }
 
 void Session::notify_config_change() {
@@ -210,30 +218,59 @@ void Session::notify_config_change() {
   }
 }
 
-SessionInfo Session::info() const {
+Task<SessionInfo> Session::info() {
   SessionInfo info{.id = id_};
-  for (const auto& queue : queues_) {
-    if (queue == nullptr) continue;
-    info.started |= queue->running();
-    info.in_flight += queue->in_flight();
-    info.queues.push_back({queue->index(), queue->running(), queue->fault(), queue->stats()});
+  if (!visitors_.enter()) co_return info;
+  co_await for_each_queue([&info](BlkQueue& queue) {
+    info.started |= queue.running();
+    info.in_flight += queue.in_flight();
+    info.queues.push_back({.index = queue.index(),
+                           .running = queue.running(),
+                           .fault = queue.fault(),
+                           .stats = queue.stats(),
+                           .thread_id = queue.owner().id()});
+  });
+  visitors_.leave();
+  co_return info;
+}
+
+Task<BlkQueue*> Session::queue(uint32_t index) {
+  if (index >= kMaxQueues) co_return nullptr;
+  std::unique_ptr<BlkQueue>& queue = queues_[index];
+  if (queue == nullptr) {
+    LwThread& owner = *places_[index % places_.size()].thread;
+    queue = co_await run_on(owner, [this, index, &owner] {
+      return std::make_unique<BlkQueue>(index, owner, device_, coalescing_, log_limiter_);
+    });
   }
-  return info;
+  co_return queue.get();
 }
 
-BlkQueue* Session::queue(uint32_t index) {
-  if (index >= kMaxQueues) return nullptr;
-  if (queues_[index] == nullptr) queues_[index] = std::make_unique<BlkQueue>(index, thread_, device_, log_limiter_);
-  return queues_[index].get();
+// A queue that is seen here lives until the function has run: whoever frees it sends its message after ours.
+template <typename Fn>
+Task<> Session::for_each_queue(Fn fn) const {
+  for (const auto& queue : queues_) {
+    if (queue != nullptr) co_await run_on(queue->owner(), [&fn, &queue = *queue] { return fn(queue); });
+  }
 }
 
-// Starts or stops a ring, as its state now demands. A ring runs when it is started, enabled, set up, and its addresses
-// are within the guest's memory; a broken one waits until it is started anew.
+BlkQueue::Setup Session::setup(const BlkQueue& queue) const {
+  return {.map = memory_,
+          .features = features_,
+          .channel = places_[queue.index() % places_.size()].channel,
+          .write_through = write_through(),
+          .enabled_by_default = rings_enabled_};
+}
+
+// Starts or stops a ring, as its state now demands.
 Task<> Session::update(BlkQueue& queue) {
-  const bool should_run =
-      queue.started() && queue.enabled(rings_enabled_) && queue.configured() && queue.fault() == RingFault::kNone;
-  if (should_run && !queue.running()) queue.run(memory_, features_, channel_, write_through());
-  if (!should_run && queue.running()) co_await queue.stop();
+  co_await run_on(queue.owner(), [&queue, setup = setup(queue)] { return queue.update(setup); });
+}
+
+Task<> Session::update_all() {
+  for (const auto& queue : queues_) {
+    if (queue != nullptr) co_await update(*queue);
+  }
 }
 
 // "The device MUST flush before it completes a write" when the driver cannot ask for a flush: it has accepted neither
@@ -256,12 +293,9 @@ Task<Session::Outcome> Session::set_features(WireMessage& message) {
   if ((features & ~device_.features()) != 0) co_return Outcome{.result = fail(EINVAL, "a feature was not offered")};
   features_ = features;
   if ((features & kFeatureProtocolFeatures) == 0) rings_enabled_ = true;
-  for (const auto& queue : queues_) {
-    if (queue == nullptr) continue;
-    // The ring's format cannot change under way: of a running ring only what concerns requests is taken over.
-    if (queue->running()) queue->set_write_through(write_through());
-    co_await update(*queue);
-  }
+  // The ring's format cannot change under way: of a running ring only what concerns requests is taken over.
+  co_await for_each_queue([on = write_through()](BlkQueue& queue) { queue.set_write_through(on); });
+  co_await update_all();
   co_return Outcome{};
 }
 
@@ -296,13 +330,9 @@ Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
 
 Task<> Session::set_memory(MemoryMap map) {
   budget_ = 0;
-  for (const auto& queue : queues_) {
-    if (queue != nullptr) co_await queue->room_for_a_map();
-  }
+  co_await for_each_queue([](BlkQueue& queue) { return queue.room_for_a_map(); });
   memory_ = std::make_shared<const MemoryMap>(std::move(map));
-  for (const auto& queue : queues_) {
-    if (queue != nullptr && queue->running()) queue->move_to(memory_);
-  }
+  co_await for_each_queue([this](BlkQueue& queue) { queue.move_to(memory_); });
 }
 
 Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
@@ -324,9 +354,7 @@ Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
     map = std::move(*with);
   }
   co_await set_memory(std::move(map));
-  for (const auto& queue : queues_) {
-    if (queue != nullptr) co_await update(*queue);
-  }
+  co_await update_all();
   co_return Outcome{};
 }
 
@@ -337,9 +365,7 @@ Task<Session::Outcome> Session::add_mem_reg(WireMessage& message) {
   auto with = memory_->with(payload_of<SingleMemoryRegion>(message).region, message.fds[0], *memory_);
   if (!with) co_return Outcome{.result = std::unexpected(with.error())};
   co_await set_memory(std::move(*with));
-  for (const auto& queue : queues_) {
-    if (queue != nullptr) co_await update(*queue);
-  }
+  co_await update_all();
   co_return Outcome{};
 }
 
@@ -354,47 +380,62 @@ Task<Session::Outcome> Session::rem_mem_reg(WireMessage& message) {
 
 // --- Rings ---
 
+namespace {
+
+Result<> no_such_ring() { return fail(EINVAL, "a ring's index is out of range"); }
+
+}  // namespace
+
 Task<Session::Outcome> Session::set_vring_num(WireMessage& message) {
   const auto [index, num] = payload_of<VringState>(message);
-  BlkQueue* ring = queue(index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
-  if (ring->running()) co_return Outcome{.result = fail(EBUSY, "a ring's size cannot change while it runs")};
-  if (num > kMaxQueueSize || !std::has_single_bit(num))
-    co_return Outcome{.result = fail(EINVAL, "a ring's size is not a power of two up to 1024")};
-  ring->set_size(static_cast<uint16_t>(num));
-  co_return Outcome{};
+  BlkQueue* ring = co_await queue(index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
+  co_return Outcome{.result = co_await run_on(ring->owner(), [ring, size = num]() -> Result<> {
+                      if (ring->running()) return fail(EBUSY, "a ring's size cannot change while it runs");
+                      if (size > kMaxQueueSize || !std::has_single_bit(size))
+                        return fail(EINVAL, "a ring's size is not a power of two up to 1024");
+                      ring->set_size(static_cast<uint16_t>(size));
+                      return {};
+                    })};
 }
 
 Task<Session::Outcome> Session::set_vring_addr(WireMessage& message) {
   const auto addresses = payload_of<VringAddr>(message);
-  BlkQueue* ring = queue(addresses.index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  BlkQueue* ring = co_await queue(addresses.index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
   // Kept as they are: the memory they are in may come later, and change while the ring runs.
-  ring->set_addresses(addresses);
-  if (ring->running()) ring->move_to(memory_);
+  co_await run_on(ring->owner(), [ring, &addresses, map = memory_] {
+    ring->set_addresses(addresses);
+    ring->move_to(map);
+  });
   co_await update(*ring);
   co_return Outcome{};
 }
 
 Task<Session::Outcome> Session::set_vring_base(WireMessage& message) {
   const auto [index, num] = payload_of<VringState>(message);
-  BlkQueue* ring = queue(index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
-  if (ring->running()) co_return Outcome{.result = fail(EBUSY, "a ring's base cannot change while it runs")};
-  if (num > UINT16_MAX) co_return Outcome{.result = fail(EINVAL, "a ring's base is out of range")};
-  ring->set_base(static_cast<uint16_t>(num));
-  co_return Outcome{};
+  BlkQueue* ring = co_await queue(index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
+  co_return Outcome{.result = co_await run_on(ring->owner(), [ring, base = num]() -> Result<> {
+                      if (ring->running()) return fail(EBUSY, "a ring's base cannot change while it runs");
+                      if (base > UINT16_MAX) return fail(EINVAL, "a ring's base is out of range");
+                      ring->set_base(static_cast<uint16_t>(base));
+                      return {};
+                    })};
 }
 
 Task<Session::Outcome> Session::get_vring_base(WireMessage& message) {
   const uint32_t index = payload_of<VringState>(message).index;
-  BlkQueue* ring = queue(index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range"), .has_reply = true};
-  ring->set_started(false);
-  co_await ring->stop();
-  ring->set_kick({});
-  ring->clear_fault();
-  co_return Outcome{.reply = bytes_of(VringState{.index = index, .num = ring->base()}), .has_reply = true};
+  BlkQueue* ring = co_await queue(index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring(), .has_reply = true};
+  const uint16_t base = co_await run_on(ring->owner(), [ring]() -> Task<uint16_t> {
+    ring->set_started(false);
+    co_await ring->stop();
+    ring->set_kick({});
+    ring->clear_fault();
+    co_return ring->base();
+  });
+  co_return Outcome{.reply = bytes_of(VringState{.index = index, .num = base}), .has_reply = true};
 }
 
 namespace {
@@ -424,14 +465,16 @@ Result<RingFd> ring_fd_of(WireMessage& message, bool is_kick) {
 Task<Session::Outcome> Session::set_vring_kick(WireMessage& message) {
   auto given = ring_fd_of(message, true);
   if (!given) co_return Outcome{.result = std::unexpected(given.error())};
-  BlkQueue* ring = queue(given->index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
-  if (ring->fault() != RingFault::kNone) {
-    co_await ring->stop();  // what the broken ring still has in flight must not turn up in the new one
-    ring->clear_fault();
-  }
-  ring->set_kick(std::move(given->fd));
-  ring->set_started(true);
+  BlkQueue* ring = co_await queue(given->index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
+  co_await run_on(ring->owner(), [ring, &fd = given->fd]() -> Task<> {
+    if (ring->fault() != RingFault::kNone) {
+      co_await ring->stop();  // what the broken ring still has in flight must not turn up in the new one
+      ring->clear_fault();
+    }
+    ring->set_kick(std::move(fd));
+    ring->set_started(true);
+  });
   co_await update(*ring);
   co_return Outcome{};
 }
@@ -439,28 +482,28 @@ Task<Session::Outcome> Session::set_vring_kick(WireMessage& message) {
 Task<Session::Outcome> Session::set_vring_call(WireMessage& message) {
   auto given = ring_fd_of(message, false);
   if (!given) co_return Outcome{.result = std::unexpected(given.error())};
-  BlkQueue* ring = queue(given->index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
-  ring->set_call(std::move(given->fd));
+  BlkQueue* ring = co_await queue(given->index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
+  co_await run_on(ring->owner(), [ring, &fd = given->fd] { ring->set_call(std::move(fd)); });
   co_return Outcome{};
 }
 
 Task<Session::Outcome> Session::set_vring_err(WireMessage& message) {
   auto given = ring_fd_of(message, false);
   if (!given) co_return Outcome{.result = std::unexpected(given.error())};
-  BlkQueue* ring = queue(given->index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
-  ring->set_error(std::move(given->fd));
+  BlkQueue* ring = co_await queue(given->index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
+  co_await run_on(ring->owner(), [ring, &fd = given->fd] { ring->set_error(std::move(fd)); });
   co_return Outcome{};
 }
 
 // Also for rings that were never set up: front ends enable all there are.
 Task<Session::Outcome> Session::set_vring_enable(WireMessage& message) {
   const auto [index, num] = payload_of<VringState>(message);
-  BlkQueue* ring = queue(index);
-  if (ring == nullptr) co_return Outcome{.result = fail(EINVAL, "a ring's index is out of range")};
+  BlkQueue* ring = co_await queue(index);
+  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
   if (num > 1) co_return Outcome{.result = fail(EINVAL, "a ring is enabled with 1 and disabled with 0")};
-  ring->set_enabled(num == 1);
+  co_await run_on(ring->owner(), [ring, enabled = num == 1] { ring->set_enabled(enabled); });
   co_await update(*ring);
   co_return Outcome{};
 }
@@ -490,20 +533,17 @@ Task<Session::Outcome> Session::set_config(WireMessage& message) {
   const auto value = static_cast<uint8_t>(message.payload[sizeof(ConfigHeader)]);
   if (value > 1) co_return Outcome{.result = fail(EINVAL, "the write cache setting is 0 or 1")};
   writeback_ = value == 1;
-  for (const auto& ring : queues_) {
-    if (ring != nullptr) ring->set_write_through(write_through());
-  }
+  co_await for_each_queue([on = write_through()](BlkQueue& queue) { queue.set_write_through(on); });
   co_return Outcome{};
 }
 
 // The device as after a connection, but for its memory and what was negotiated of the protocol.
 Task<Session::Outcome> Session::reset_device(WireMessage&) {
-  for (const auto& ring : queues_) {
-    if (ring == nullptr) continue;
-    ring->set_started(false);
-    co_await ring->stop();
-    ring->reset();
-  }
+  co_await for_each_queue([](BlkQueue& queue) -> Task<> {
+    queue.set_started(false);
+    co_await queue.stop();
+    queue.reset();
+  });
   features_ = 0;
   rings_enabled_ = false;
   writeback_ = true;

@@ -3,7 +3,7 @@
 // Messages are handled one after the other by one task, so the order of the protocol is the order of the code. Handling
 // may wait (for requests in flight), which holds up this front end only.
 //
-// Thread:     the controller's lightweight thread.
+// Thread:     the controller's lightweight thread, but for the queues: each is made, used and freed on its own.
 // Ownership:  the controller's. Owns the connection and the queues.
 // Source:     Vhost-user Protocol, "Front-end message types", "Starting and stopping rings", "Ring states".
 #pragma once
@@ -34,15 +34,22 @@ struct SessionInfo {
     bool running = false;
     RingFault fault = RingFault::kNone;
     BlkQueueStats stats;
+    uint64_t thread_id = 0;
   };
   std::vector<Queue> queues;
 };
 
+// A lightweight thread that serves queues.
+struct QueuePlace {
+  LwThread* thread = nullptr;
+  BdevChannel* channel = nullptr;  // the thread's; null: every request ends with an I/O error
+};
+
 class Session {
  public:
-  // `channel` may be null: then every request ends with an I/O error.
-  Session(uint64_t id, LwThread& thread, const BlkDevice& device, BdevChannel* channel, UniqueFd socket,
-          LogLimiter& log_limiter);
+  // Queue i is served by places[i % size], of which there is one at least.
+  Session(uint64_t id, LwThread& thread, const BlkDevice& device, std::vector<QueuePlace> places,
+          const Coalescing& coalescing, UniqueFd socket, LogLimiter& log_limiter);
 
   // Serves the front end until it goes, breaks the protocol, or close() is called. Nothing is in flight afterwards.
   Task<> run();
@@ -53,7 +60,10 @@ class Session {
   // Tells the front end, if it wants to know, that the configuration space has changed.
   void notify_config_change();
 
-  SessionInfo info() const;
+  // Changes how calls are held back, of all queues.
+  Task<> set_coalescing(Coalescing coalescing);
+
+  Task<SessionInfo> info();
 
  private:
   // What a handler has to say to the front end.
@@ -93,15 +103,22 @@ class Session {
   Task<Outcome> reset_device(WireMessage& message);
 
   // The queue of this index, made on first use; nullptr if the index is out of range.
-  BlkQueue* queue(uint32_t index);
+  Task<BlkQueue*> queue(uint32_t index);
+  // What a queue runs with, from the session's present state.
+  BlkQueue::Setup setup(const BlkQueue& queue) const;
   Task<> update(BlkQueue& queue);
+  // Runs fn(BlkQueue&), a function or a task, for each queue, on its thread.
+  template <typename Fn>
+  Task<> for_each_queue(Fn fn) const;
   Task<> set_memory(MemoryMap map);
+  Task<> update_all();
   bool write_through() const;
 
   const uint64_t id_;
   LwThread& thread_;
   const BlkDevice& device_;
-  BdevChannel* channel_;
+  std::vector<QueuePlace> places_;
+  Coalescing coalescing_;
   LogLimiter& log_limiter_;
   Connection connection_;
 
@@ -114,7 +131,7 @@ class Session {
   std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
   std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
   UniqueFd backend_channel_;
-  Gate detaching_;
+  Gate visitors_;                     // calls from outside, which may wait for queues
   uint32_t budget_ = kMessageBudget;  // messages until others get their turn
 };
 

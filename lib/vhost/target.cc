@@ -29,16 +29,18 @@ Task<Result<>> Target::create_controller(ControllerOptions options) {
   Bdev* bdev = bdevs_.find(options.bdev_name);
   if (bdev == nullptr) co_return fail(ENODEV, "there is no bdev of this name");
   const std::string path = options_.socket_directory + "/" + options.name;
+  if (options.queue_threads > kMaxQueues) co_return fail(EINVAL, "a controller has 64 queues at most");
+  auto threads = create_threads(options);
+  if (!threads) co_return std::unexpected(threads.error());
   auto listener = listen_unix(path, options_.socket_mode);
-  if (!listener) co_return std::unexpected(listener.error());
-  auto thread =
-      threads_.create("vhost." + options.name, options.cpumask.none() ? threads_.all_cpus() : options.cpumask);
-  if (!thread) {
-    ::unlink(path.c_str());
-    co_return std::unexpected(thread.error());
+  if (!listener) {
+    co_await destroy_threads(std::move(*threads));
+    co_return std::unexpected(listener.error());
   }
 
-  auto controller = std::make_unique<Controller>(options.name, path, std::move(*listener), **thread);
+  LwThread& thread = *threads->front();
+  threads->erase(threads->begin());
+  auto controller = std::make_unique<Controller>(options.name, path, std::move(*listener), thread, *threads);
   // The name is taken from here on: others may ask for it while this waits.
   Entry& entry = *entries_.emplace(options.name, std::make_unique<Entry>()).first->second;
   entry.busy = true;
@@ -71,11 +73,40 @@ Task<> Target::remove_all() {
   for (const std::string& name : names) std::ignore = co_await remove_controller(name);
 }
 
+// The controller's own first. All or none are made.
+Result<std::vector<LwThread*>> Target::create_threads(const ControllerOptions& options) {
+  const CpuMask cpumask = options.cpumask.none() ? threads_.all_cpus() : options.cpumask;
+  std::vector<LwThread*> threads;
+  for (uint32_t i = 0; i <= options.queue_threads; ++i) {
+    auto thread = threads_.create("vhost." + options.name + (i == 0 ? "" : "." + std::to_string(i - 1)), cpumask);
+    // If there is no place for one of them, there is none for the first.
+    if (!thread) return std::unexpected(thread.error());
+    threads.push_back(*thread);
+  }
+  return threads;
+}
+
+Task<> Target::destroy_threads(std::vector<LwThread*> threads) {
+  for (LwThread* thread : threads) co_await threads_.destroy(*thread);
+}
+
 Task<> Target::destroy(std::unique_ptr<Controller> controller) {
   co_await controller->stop();
-  LwThread& thread = controller->thread();
+  std::vector<LwThread*> threads = controller->threads();
   controller.reset();
-  co_await threads_.destroy(thread);
+  co_await destroy_threads(std::move(threads));
+}
+
+Task<Result<>> Target::set_coalescing(std::string name, Coalescing coalescing) {
+  if (coalescing.delay_base_ns > kMaxCoalescingNs) co_return fail(EINVAL, "the delay is 10 ms at most");
+  if (coalescing.iops_threshold == 0) co_return fail(EINVAL, "the threshold is 1 at least");
+  const auto found = entries_.find(name);
+  if (found == entries_.end() || found->second->busy) co_return fail(ENODEV, "there is no controller of this name");
+  Entry& entry = *found->second;
+  ++entry.lookers;
+  co_await entry.controller->set_coalescing(coalescing);
+  if (--entry.lookers == 0) entry.idle.set();
+  co_return Result<>{};
 }
 
 Task<std::vector<ControllerInfo>> Target::list(std::string name) {

@@ -27,6 +27,8 @@ class Target {
     std::string bdev_name;
     CpuMask cpumask;  // empty: any core
     bool readonly = false;
+    // Lightweight threads of their own that its queues are spread over; 0: the controller's serves them all.
+    uint32_t queue_threads = 0;
   };
 
   // Ignores SIGPIPE in the whole process: a front end may close its end of a call pipe at any time.
@@ -34,12 +36,15 @@ class Target {
   // Requires: remove_all() has completed, or nothing was created (checked).
   ~Target();
 
-  // Errors: EINVAL (the name is empty or has a slash; the mask has no reactor), EEXIST, ENODEV (no such bdev), EROFS
-  // (the bdev is read-only and the controller is not), those of listen_unix(). Nothing is left of a failed one.
+  // Errors: EINVAL (the name is empty or has a slash; the mask has no reactor; too many queue threads), EEXIST, ENODEV
+  // (no such bdev), EROFS (the bdev is read-only and the controller is not), those of listen_unix(). Nothing is left of
+  // a failed one.
   Task<Result<>> create_controller(ControllerOptions options);
   // Its front end is cut off; requests in flight complete first. Errors: ENODEV.
   Task<Result<>> remove_controller(std::string name);
   Task<> remove_all();
+  // Whether its calls may be held back. Errors: EINVAL (a delay beyond 10 ms; a threshold of 0), ENODEV.
+  Task<Result<>> set_coalescing(std::string name, Coalescing coalescing);
 
   // All controllers, by name, or the one of that name; empty if there is none.
   Task<std::vector<ControllerInfo>> list(std::string name = "");
@@ -52,6 +57,8 @@ class Target {
     Event idle;
   };
 
+  Result<std::vector<LwThread*>> create_threads(const ControllerOptions& options);
+  Task<> destroy_threads(std::vector<LwThread*> threads);
   Task<> destroy(std::unique_ptr<Controller> controller);
 
   ThreadDirectory& threads_;

@@ -25,7 +25,7 @@ int refusal(const CpuMask& mask) {
 
 // Runs fn() on the thread and waits for it.
 template <typename Fn>
-void run_on(LwThread& thread, Fn fn) {
+void run_there(LwThread& thread, Fn fn) {
   std::promise<void> done;
   post_to(thread, [&] {
     fn();
@@ -54,7 +54,7 @@ TEST(ReactorGroup, RunsOneReactorPerCorePinnedToIt) {
   group->start();
   for (const auto& reactor : group->reactors()) {
     EXPECT_EQ(group->find(reactor->lcore()), reactor.get());
-    run_on(reactor->home(), [&reactor] {
+    run_there(reactor->home(), [&reactor] {
       EXPECT_EQ(CpuMask::available(), mask_of(reactor->lcore()));
       EXPECT_EQ(reactor->tid(), ::gettid());
     });

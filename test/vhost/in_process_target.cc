@@ -1,14 +1,17 @@
 #include "test/vhost/in_process_target.h"
 
 #include <cstdlib>
+#include <random>
+
+#include "lib/base/clock.h"
 
 namespace sluice::test {
 namespace {
 
-CpuMask first_available_cpu() {
+CpuMask first_available_cpus(size_t count) {
   const CpuMask available = CpuMask::available();
   CpuMask mask;
-  for (uint32_t cpu = 0; mask.none(); ++cpu) {
+  for (uint32_t cpu = 0; cpu < CpuMask::kMaxCpus && mask.count() < count; ++cpu) {
     if (available.test(cpu)) mask.set(cpu);
   }
   return mask;
@@ -18,11 +21,11 @@ std::string name_of(const char* what, unsigned number) { return std::string(what
 
 }  // namespace
 
-InProcessTarget::InProcessTarget(const Options& options) {
+InProcessTarget::InProcessTarget(const Options& options) : restless_(std::getenv("SLUICE_TEST_RESTLESS") != nullptr) {
   std::string name = (std::filesystem::temp_directory_path() / "sluice-vhost-XXXXXX").string();
   CHECK(::mkdtemp(name.data()) != nullptr);
   directory_ = name;
-  reactors_ = ReactorGroup::create(first_available_cpu(), options.mode).value();
+  reactors_ = ReactorGroup::create(first_available_cpus(restless_ ? 2 : 1), options.mode).value();
   threads_ = std::make_unique<ThreadDirectory>(*reactors_);
   bdevs_ = std::make_unique<BdevManager>(*threads_);
   target_ = std::make_unique<vhost::Target>(*threads_, *bdevs_,
@@ -49,14 +52,34 @@ Task<> InProcessTarget::set_up(const Options& options) {
     auto bdev = std::make_unique<HeldBdev>(name_of("bdev", i), options.size_bytes, options.block_size);
     bdevs_in_use_.push_back(bdev.get());
     CHECK(bdevs_->add(std::move(bdev)).has_value());
-    vhost::Target::ControllerOptions controller{
-        .name = name_of("vhost.", i), .bdev_name = name_of("bdev", i), .cpumask = {}, .readonly = options.readonly};
+    vhost::Target::ControllerOptions controller{.name = name_of("vhost.", i),
+                                                .bdev_name = name_of("bdev", i),
+                                                .cpumask = {},
+                                                .readonly = options.readonly,
+                                                .queue_threads = restless_ ? 2U : 0U};
     auto created = co_await target_->create_controller(std::move(controller));
     CHECK(created.has_value());
+  }
+  if (restless_) CHECK(moving_.spawn(move_about()));
+}
+
+// The application's own thread, on which this runs, as well.
+Task<> InProcessTarget::move_about() {
+  std::minstd_rand random;
+  while (!moving_.closed()) {
+    std::vector<uint64_t> ids;
+    co_await threads_->for_each([&ids](LwThread& thread) { ids.push_back(thread.id()); });
+    for (const uint64_t id : ids) {
+      LwThread* thread = threads_->find(id);
+      const auto& reactors = reactors_->reactors();
+      if (thread != nullptr) std::ignore = co_await threads_->move(*thread, *reactors[random() % reactors.size()]);
+    }
+    co_await sleep_until(LwThread::current()->now_ns() + 100 * kNsPerUs);
   }
 }
 
 Task<> InProcessTarget::tear_down() {
+  co_await moving_.close();
   for (HeldBdev* bdev : bdevs_in_use_) {
     if (bdev != nullptr) co_await bdev->release(*threads_);
   }

@@ -1,5 +1,8 @@
 // InProcessTarget: a vhost target in the test's own process: a reactor, and controllers vhost.0, vhost.1, ... each on a
 // HeldBdev of its own.
+//
+// With SLUICE_TEST_RESTLESS set there are two reactors if there are two cores, each controller's queues are spread over
+// two threads, and all threads are moved about all the time.
 // Thread: the test's own; calls wait until the target's threads have done what was asked.
 #pragma once
 
@@ -10,6 +13,7 @@
 #include <vector>
 
 #include "lib/reactor/reactor_group.h"
+#include "lib/thread/gate.h"
 #include "lib/vhost/target.h"
 #include "test/vhost/held_bdev.h"
 
@@ -55,6 +59,7 @@ class InProcessTarget {
 
  private:
   Task<> set_up(const Options& options);
+  Task<> move_about();
   Task<> tear_down();
 
   std::filesystem::path directory_;
@@ -62,6 +67,8 @@ class InProcessTarget {
   std::unique_ptr<ThreadDirectory> threads_;
   std::unique_ptr<BdevManager> bdevs_;
   std::unique_ptr<vhost::Target> target_;
+  const bool restless_;
+  Gate moving_;
   LwThread* app_ = nullptr;
   std::vector<HeldBdev*> bdevs_in_use_;
 };

@@ -59,11 +59,17 @@ class Ring {
     LwThread& thread = hosts_.home();
     hosts_.on(thread, [&] {
       channel_ = thread.get_channel(added).value();
-      queue_ = std::make_unique<BlkQueue>(0, thread, *device_, log_limiter_);
+      queue_ = std::make_unique<BlkQueue>(0, thread, *device_, Coalescing{}, log_limiter_);
       queue_->set_size(kRing);
       queue_->set_addresses({.index = 0, .desc = kUser, .used = kUser + kUsed, .avail = kUser + kAvail});
-      CHECK(queue_->run(map_, device_->features(), static_cast<BdevChannel*>(channel_.get()), false));
+      queue_->set_started(true);
     });
+    hosts_.await(thread, queue_->update({.map = map_,
+                                         .features = device_->features(),
+                                         .channel = static_cast<BdevChannel*>(channel_.get()),
+                                         .write_through = false,
+                                         .enabled_by_default = true}));
+    CHECK(queue_->running());
   }
 
   ~Ring() {

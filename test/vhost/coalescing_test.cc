@@ -1,0 +1,180 @@
+// How calls are held back: a queue on hosts with a clock of their own, so that no time passes unasked.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "lib/bdev/bdev_manager.h"
+#include "lib/vhost/blk_queue.h"
+#include "test/support/manual_host.h"
+#include "test/vhost/guest_memory.h"
+#include "test/vhost/held_bdev.h"
+#include "test/vhost/ring_driver.h"
+
+namespace sluice::test {
+namespace {
+
+using vhost::BlkQueue;
+using vhost::Coalescing;
+
+struct IgnoreEvents : BdevEvents {
+  void on_resize() override {}
+  void on_remove() override {}
+};
+
+class CoalescingTest : public testing::Test {
+ protected:
+  // Begins with one epoch of `iops` requests a second.
+  void start(const Coalescing& coalescing, int iops) {
+    threads_.list(thread_);
+    ring_.enable_calls();
+    auto made = std::make_unique<HeldBdev>("disk", 1 << 20, 512);
+    disk_ = made.get();
+    CHECK(bdevs_.add(std::move(made)).has_value());
+    handle_ = bdevs_.open("disk", true, events_, "test").value();
+    device_ = std::make_unique<vhost::BlkDevice>("disk", *disk_, false);
+    vhost::MemoryMap map;
+    const UniqueFd fd(::dup(memory_.fd()));
+    for (const auto& region : memory_.regions()) map = map.with(region, fd, {}).value();
+    hosts_.on(thread_, [&] {
+      channel_ = thread_.get_channel(*disk_).value();
+      queue_ = std::make_unique<BlkQueue>(0, thread_, *device_, coalescing, log_limiter_);
+      queue_->set_size(ring_.size());
+      queue_->set_addresses(ring_.vring_addr(0));
+      queue_->set_call(UniqueFd(::dup(ring_.call_fd())));
+      queue_->set_started(true);
+    });
+    hosts_.await(thread_, queue_->update({.map = std::make_shared<const vhost::MemoryMap>(std::move(map)),
+                                          .features = device_->features() & ~vhost::kFeatureEventIdx,
+                                          .channel = static_cast<BdevChannel*>(channel_.get()),
+                                          .write_through = false,
+                                          .enabled_by_default = true}));
+    ASSERT_TRUE(queue_->running());
+    submit(1);
+    for (int i = 0; i < iops / 100; ++i) submit(1);
+    hosts_.advance(vhost::kCoalescingEpochNs);
+    submit(1);
+    disk_->hold();
+  }
+
+  ~CoalescingTest() override {
+    hosts_.await(thread_, disk_->release(threads_));
+    hosts_.await(thread_, queue_->stop());
+    hosts_.on(thread_, [&] {
+      queue_.reset();
+      channel_.reset();
+    });
+    handle_.reset();
+    hosts_.await(thread_, bdevs_.remove_all());
+  }
+
+  void submit(int count) {
+    for (int i = 0; i < count; ++i) {
+      ring_.add_chain(std::vector<Segment>{{header_, 16}, {data_, 512, true}, {status_, 1, true}});
+    }
+    ring_.publish();
+    turn();
+  }
+  void complete(int count) {
+    hosts_.await(thread_, disk_->release_oldest(threads_, count));
+    turn();
+  }
+  void turn() {
+    for (int i = 0; i < 3; ++i) hosts_.turn();
+    while (ring_.poll_used()) continue;
+  }
+  uint64_t calls() const { return queue_->stats().calls; }
+
+  ManualHosts hosts_{1, PollMode::kPoll};
+  LwThread& thread_ = hosts_.home();
+  ThreadDirectory threads_{hosts_};
+  BdevManager bdevs_{threads_};
+  IgnoreEvents events_;
+  HeldBdev* disk_ = nullptr;
+  std::unique_ptr<BdevHandle> handle_;
+  std::unique_ptr<vhost::BlkDevice> device_;
+  ChannelRef channel_;
+  GuestMemory memory_;
+  RingDriver ring_{memory_, {}};
+  const uint64_t header_ = memory_.allocate(0, 16);
+  const uint64_t data_ = memory_.allocate(0, 512);
+  const uint64_t status_ = memory_.allocate(0, 1);
+  LogLimiter log_limiter_;
+  std::unique_ptr<BlkQueue> queue_;
+};
+
+TEST_F(CoalescingTest, CallsOfABusyQueueComeLater) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 1000}, 4000);
+  submit(8);
+  const uint64_t before = calls();
+  complete(1);
+  EXPECT_EQ(calls(), before) << "seven are in flight still";
+  complete(2);
+  hosts_.advance(3 * kNsPerMs - 1);  // a little over four times the threshold: three times the delay
+  turn();
+  EXPECT_EQ(calls(), before);
+  hosts_.advance(kNsPerMs / 2);
+  turn();
+  EXPECT_EQ(calls(), before + 1) << "one for all three";
+  turn();
+  EXPECT_EQ(calls(), before + 1);
+}
+
+TEST_F(CoalescingTest, CallsAreNeverHeldBackAtLowDepth) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 1000}, 4000);
+  submit(5);
+  const uint64_t before = calls();
+  complete(1);
+  EXPECT_EQ(calls(), before) << "four are in flight";
+  complete(1);
+  EXPECT_EQ(calls(), before + 1) << "with three the driver may be waiting: at once, and for both";
+  complete(1);
+  complete(2);
+  EXPECT_EQ(calls(), before + 3);
+  hosts_.advance(kNsPerSec);
+  turn();
+  EXPECT_EQ(calls(), before + 3) << "nothing is left of the first delay";
+}
+
+TEST_F(CoalescingTest, NothingIsHeldBackUpToTheThreshold) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 4000}, 3000);
+  submit(8);
+  const uint64_t before = calls();
+  complete(1);
+  EXPECT_EQ(calls(), before + 1);
+}
+
+TEST_F(CoalescingTest, IsOffByDefault) {
+  start({}, 100'000);
+  submit(8);
+  const uint64_t before = calls();
+  complete(1);
+  EXPECT_EQ(calls(), before + 1);
+}
+
+TEST_F(CoalescingTest, TurningItOffMakesTheCallThatIsDue) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 1000}, 4000);
+  submit(8);
+  const uint64_t before = calls();
+  complete(1);
+  EXPECT_EQ(calls(), before);
+  hosts_.on(thread_, [&] { queue_->set_coalescing({}); });
+  EXPECT_EQ(calls(), before + 1);
+  complete(1);
+  EXPECT_EQ(calls(), before + 2);
+}
+
+TEST_F(CoalescingTest, StoppingMakesTheCallThatIsDue) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 1000}, 4000);
+  submit(8);
+  const uint64_t before = calls();
+  complete(1);
+  hosts_.on(thread_, [&] { queue_->set_enabled(false); });
+  hosts_.await(thread_, disk_->release(threads_));
+  hosts_.await(thread_, queue_->update({}));
+  EXPECT_FALSE(queue_->running());
+  EXPECT_GT(calls(), before);
+}
+
+}  // namespace
+}  // namespace sluice::test
