@@ -40,11 +40,12 @@ Task<> Controller::stop() {
 Task<ControllerInfo> Controller::info() {
   ControllerInfo info{.name = name_,
                       .socket_path = socket_path_,
-                      .cpumask = thread_.cpumask().to_string(),
+                      .cpumask = "",
                       .bdev_name = handle_ != nullptr ? handle_->bdev().name() : "",
                       .readonly = device_->readonly(),
                       .sessions = {}};
   co_await call_on(thread_, [this, &info] {
+    info.cpumask = thread_.cpumask().to_string();
     if (session_ != nullptr) info.sessions.push_back(session_->info());
   });
   co_return info;
