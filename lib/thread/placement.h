@@ -21,6 +21,8 @@ struct PlacementLimits {
   double load_limit = 20;  // a thread below it is idle
   double core_limit = 80;  // a core above it gives threads away; a thread above it is left where it is
   double core_busy = 95;   // no core is filled beyond it
+
+  bool operator==(const PlacementLimits&) const = default;
 };
 
 // A core and all that it runs.

@@ -7,7 +7,7 @@
 // It knows hosts, and no reactors: everything it needs is in this library, and so it runs on the hosts of the tests.
 //
 // Cost: nothing in static mode; else a message to each host per period, and kMaxStretch times less while all threads
-// are idle and stay where they are.
+// have been idle for some time and stay where they are.
 //
 // Thread:    the application's lightweight thread, which is a home thread and so never moves.
 // Ownership: to be stopped before its end (checked), and before the hosts are.
@@ -30,6 +30,8 @@ struct SchedulerOptions {
   SchedulerKind kind = SchedulerKind::kStatic;
   uint64_t period_ns = kNsPerSec;
   PlacementLimits limits;
+
+  bool operator==(const SchedulerOptions&) const = default;
 };
 
 class Scheduler {
