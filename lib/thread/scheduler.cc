@@ -85,7 +85,9 @@ Task<> Scheduler::measure() {
   // A thread that cannot be moved is part of its core's load, and no more.
   std::erase_if(loads_, [&histories](const ThreadLoad& thread) {
     uint32_t& refused_rounds = histories[thread.id].refused_rounds;
-    return refused_rounds > 0 && refused_rounds-- > 0;
+    if (refused_rounds == 0) return false;
+    --refused_rounds;
+    return true;
   });
   histories_ = std::move(histories);  // without threads that have ended
   if (elapsed_ns == 0) cores_.clear();

@@ -8,6 +8,10 @@ namespace {
 constexpr Error kHomeThread{EBUSY, "a reactor's own thread cannot move"};
 constexpr Error kChanging{EBUSY, "the thread is being moved, or is ending"};
 
+Task<> call_nothing_on(ThreadHost& host) {
+  co_await call_on(host.home(), [] {});
+}
+
 }  // namespace
 
 Result<LwThread*> ThreadDirectory::create(std::string name, const CpuMask& cpumask) {
@@ -83,7 +87,7 @@ Task<> ThreadDirectory::flush_messages_to(ThreadHost& host) {
   for (ThreadHost* sender : hosts) {
     start(
         [](ThreadHost& from, ThreadHost& to) -> Task<> {
-          co_await call_on(from.home(), [&to]() -> Task<> { co_await call_on(to.home(), [] {}); });
+          co_await call_on(from.home(), [&to] { return call_nothing_on(to); });
         }(*sender, host),
         [&left, &flushed] {
           if (--left == 0) flushed.set();
