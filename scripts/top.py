@@ -58,8 +58,8 @@ def reactor_line(before, after, seconds):
     total = max(busy + vain + asleep, seconds * 1e9)
     busy, vain = percent(busy, total), percent(vain, total)
     wakeups = (after["wakeups"] - before["wakeups"]) / seconds
-    return (f"{after['lcore']:>4}  {after['mode']:<9}  [{bar(busy, vain)}] {busy:>5.1f} {vain:>5.1f} "
-            f"{100 - busy - vain:>6.1f}  {wakeups:>9.0f}  {after['hot_pollers']:>4} {after['cold_pollers']:>5}  "
+    return (f"{after['lcore']:>4}  {after['mode']:<9}  [{bar(busy, vain)}] {busy:>6.1f} {vain:>6.1f} "
+            f"{100 - busy - vain:>7.1f}  {wakeups:>10.0f}  {after['hot_pollers']:>4} {after['cold_pollers']:>5}  "
             f"{len(after['lw_threads']):>7}")
 
 
@@ -89,7 +89,7 @@ def render(before, after, max_threads):
     return [f"sluice: {len(after.reactors)} reactors, {thread_count} threads; "
             + scheduler_line(before.scheduler, after.scheduler),
             "",
-            f"core  mode        {'% of time':<{BAR_WIDTH + 2}}{BUSY} busy {VAIN} vain {ASLEEP} sleep  wake-ups/s   hot  cold  threads",
+            f"core  mode       {'% of time':<{BAR_WIDTH + 2}} {BUSY} busy {VAIN} vain {ASLEEP} sleep  wake-ups/s   hot  cold  threads",
             *(reactor_line(old[reactor["lcore"]], reactor, seconds) for reactor in after.reactors),
             "",
             " busy  core          id  thread",
