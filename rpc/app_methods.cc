@@ -22,7 +22,8 @@ struct Subsystem {
   Task<Json::Value> (*config)(RpcContext& context);
 };
 // In the order in which a saved configuration is loaded.
-constexpr Subsystem kSubsystems[] = {{"bdev", "", bdev_config}, {"vhost_blk", "bdev", vhost_config}};
+constexpr Subsystem kSubsystems[] = {
+    {"scheduler", "", scheduler_config}, {"bdev", "", bdev_config}, {"vhost_blk", "bdev", vhost_config}};
 
 struct GetMethods {
   bool current = false;

@@ -10,6 +10,7 @@ namespace sluice {
 class AioModule;
 class BdevManager;
 class ReactorGroup;
+class Scheduler;
 class ThreadDirectory;
 class UringModule;
 class VirtioModule;
@@ -24,6 +25,7 @@ namespace sluice::rpc {
 struct RpcContext {
   ReactorGroup& reactors;
   ThreadDirectory& threads;
+  Scheduler& scheduler;
   BdevManager& bdevs;
   AioModule& aio;
   UringModule& uring;
@@ -37,6 +39,8 @@ struct RpcContext {
 void add_app_methods(MethodTable& table, RpcContext& context);
 void add_log_methods(MethodTable& table);
 void add_reactor_methods(MethodTable& table, RpcContext& context);
+void add_thread_methods(MethodTable& table, RpcContext& context);
+void add_scheduler_methods(MethodTable& table, RpcContext& context);
 void add_bdev_methods(MethodTable& table, RpcContext& context);
 void add_vhost_methods(MethodTable& table, RpcContext& context);
 
@@ -44,11 +48,15 @@ inline void add_all_methods(MethodTable& table, RpcContext& context) {
   add_app_methods(table, context);
   add_log_methods(table);
   add_reactor_methods(table, context);
+  add_thread_methods(table, context);
+  add_scheduler_methods(table, context);
   add_bdev_methods(table, context);
   add_vhost_methods(table, context);
 }
 
 // The calls that make again what there is now: [{"method", "params"}], in an order in which they succeed.
+Task<Json::Value> scheduler_config(RpcContext& context);
+Task<Json::Value> reactor_config(RpcContext& context);  // part of the scheduler's
 Task<Json::Value> bdev_config(RpcContext& context);
 Task<Json::Value> vhost_config(RpcContext& context);
 

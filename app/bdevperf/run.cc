@@ -51,6 +51,8 @@ class Program {
     rpc::add_app_methods(methods, context);
     rpc::add_log_methods(methods);
     rpc::add_reactor_methods(methods, context);
+    rpc::add_thread_methods(methods, context);
+    rpc::add_scheduler_methods(methods, context);
     rpc::add_bdev_methods(methods, context);
     add_perform_tests(methods);
     rpc::Dispatcher dispatcher(methods);

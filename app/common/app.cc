@@ -16,6 +16,7 @@
 #include "lib/bdev/uring/uring_bdev.h"
 #include "lib/bdev/virtio/virtio_bdev.h"
 #include "lib/reactor/reactor_group.h"
+#include "lib/thread/scheduler.h"
 #include "lib/thread/thread_directory.h"
 #include "lib/vhost/target.h"
 
@@ -73,7 +74,9 @@ Task<int> run_body(App& app, int signal_fd, const std::function<Task<int>(App&)>
   if (auto added = LwThread::current()->add_source(signals, signal_fd, EPOLLIN); !added) {
     co_return complain("signals", added.error());
   }
-  co_return co_await body(app);
+  const int result = co_await body(app);
+  co_await app.scheduler.stop();
+  co_return result;
 }
 
 }  // namespace
@@ -81,6 +84,7 @@ Task<int> run_body(App& app, int signal_fd, const std::function<Task<int>(App&)>
 rpc::RpcContext App::rpc_context(BdevManager& bdevs, vhost::Target& target) {
   return {.reactors = reactors,
           .threads = threads,
+          .scheduler = scheduler,
           .bdevs = bdevs,
           .aio = aio,
           .uring = uring,
@@ -101,10 +105,17 @@ int run_app(const AppOptions& options, const std::function<Task<int>(App&)>& bod
   if (!reactors) return complain("cores " + options.cpumask.to_string(), reactors.error());
   ThreadDirectory threads(**reactors);
   for (const auto& reactor : (*reactors)->reactors()) threads.list(reactor->home());
+  Scheduler scheduler(threads);
 
   // The application's lightweight thread is the first reactor's own: it lives as long as there is anything to do.
   LwThread& home = (*reactors)->reactors().front()->home();
-  App app{.reactors = **reactors, .threads = threads, .aio = aio, .uring = uring, .virtio = virtio, .stop = {}};
+  App app{.reactors = **reactors,
+          .threads = threads,
+          .scheduler = scheduler,
+          .aio = aio,
+          .uring = uring,
+          .virtio = virtio,
+          .stop = {}};
   int result = 1;
   (*reactors)->start();
   post_to(home, [&] {

@@ -23,6 +23,7 @@ struct AppOptions {
 struct App {
   ReactorGroup& reactors;
   ThreadDirectory& threads;
+  Scheduler& scheduler;
   // The modules: a new one gets a line here, one in run_app() and one in rpc_context().
   AioModule& aio;
   UringModule& uring;

@@ -12,7 +12,7 @@ Result<std::unique_ptr<ReactorGroup>> ReactorGroup::create(const CpuMask& mask, 
   if (mask.none()) return fail(EINVAL, "the core mask is empty");
   if ((mask & CpuMask::available()) != mask)
     return fail(EINVAL, "the core mask names a core that this process may not use");
-  std::unique_ptr<ReactorGroup> group(new ReactorGroup(mask));
+  std::unique_ptr<ReactorGroup> group(new ReactorGroup(mask, mode));
   for (uint32_t lcore = 0; lcore < CpuMask::kMaxCpus; ++lcore) {
     if (!mask.test(lcore)) continue;
     auto reactor = Reactor::create(lcore, group->reactors_.size(), mask.count(), kFirstHomeId + lcore);

@@ -31,14 +31,17 @@ class ReactorGroup final : public ThreadPlacer {
   Result<ThreadHost*> place(const CpuMask& cpumask) override;
   CpuMask all_cpus() const override { return mask_; }
   std::vector<ThreadHost*> hosts() const override;
+  // The mode that create() was given.
+  PollMode start_mode() const { return start_mode_; }
   // nullptr if there is none on that core.
   Reactor* find(uint32_t lcore) const;
   const std::vector<std::unique_ptr<Reactor>>& reactors() const { return reactors_; }
 
  private:
-  explicit ReactorGroup(const CpuMask& mask) : mask_(mask) {}
+  ReactorGroup(const CpuMask& mask, PollMode mode) : mask_(mask), start_mode_(mode) {}
 
   const CpuMask mask_;
+  const PollMode start_mode_;
   std::vector<std::unique_ptr<Reactor>> reactors_;
   std::vector<std::thread> os_threads_;
   size_t next_ = 0;

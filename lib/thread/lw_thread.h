@@ -91,7 +91,11 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   uint64_t next_deadline_ns() const { return timers_.earliest_deadline_ns(); }
   // Makes every poller hot (on a switch to poll mode).
   void make_all_hot();
-  void account(uint64_t ns, bool busy) { *(busy ? &busy_ns_ : &idle_ns_) += ns; }
+  void account(uint64_t ns, bool busy) {
+    *(busy ? &busy_ns_ : &idle_ns_) += ns;
+    if (first_turn_ns_ == 0) [[unlikely]]
+      first_turn_ns_ = now_ns() - ns;
+  }
 
   // Moving: see ThreadHost. can_move(), leave() and hand_over() on the old host, keep() and arrive() on the new one.
   bool can_move() const;
@@ -113,6 +117,8 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
 
   uint64_t busy_ns() const { return busy_ns_; }
   uint64_t idle_ns() const { return idle_ns_; }
+  // Since its first turn, it had none for so long: it waited, or others ran.
+  uint64_t asleep_ns() const { return first_turn_ns_ == 0 ? 0 : now_ns() - first_turn_ns_ - busy_ns_ - idle_ns_; }
   template <typename Fn>
   void for_each_poller(Fn&& fn) {
     hot_.for_each(fn);
@@ -163,6 +169,7 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   Message* exit_message_ = nullptr;
   uint64_t busy_ns_ = 0;
   uint64_t idle_ns_ = 0;
+  uint64_t first_turn_ns_ = 0;
 
   static thread_local constinit LwThread* current_;
 };

@@ -24,6 +24,8 @@ struct PollingOptions {
   // How much polling in vain may add to what the host's work costs, in percent. Polling that saved a sleep counts less
   // what that would have cost.
   uint32_t idle_poll_budget = 25;
+
+  bool operator==(const PollingOptions&) const = default;
 };
 
 // PollWindow: how long one poller polls on in vain before it goes cold.

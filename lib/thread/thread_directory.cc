@@ -3,6 +3,16 @@
 #include <cerrno>
 
 namespace sluice {
+namespace {
+
+constexpr Error kHomeThread{EBUSY, "a reactor's own thread cannot move"};
+constexpr Error kChanging{EBUSY, "the thread is being moved, or is ending"};
+
+Task<> call_nothing_on(ThreadHost& host) {
+  co_await call_on(host.home(), [] {});
+}
+
+}  // namespace
 
 Result<LwThread*> ThreadDirectory::create(std::string name, const CpuMask& cpumask) {
   auto host = placer_.place(cpumask);
@@ -10,14 +20,17 @@ Result<LwThread*> ThreadDirectory::create(std::string name, const CpuMask& cpuma
   const uint64_t id = next_id_++;
   auto thread = std::make_unique<LwThread>(std::move(name), id, cpumask, **host);
   LwThread* made = thread.get();
-  owned_[id].thread = std::move(thread);
+  Owned& owned = owned_[id];
+  owned.thread = std::move(thread);
+  owned.cpumask = cpumask;
   list(*made);
   return made;
 }
 
 Task<> ThreadDirectory::destroy(LwThread& thread) {
   unlist(thread);  // from here on nobody moves it
-  if (Owned& owned = owned_.at(thread.id()); owned.moving) co_await owned.moved.wait();
+  Owned& owned = owned_.at(thread.id());
+  while (owned.changing) co_await owned.settled.wait();
   // The host answers when it has let go of the thread: only then may it be freed, as the host still works on it while
   // the message that ends it runs.
   struct Exit : Message {
@@ -35,28 +48,35 @@ LwThread* ThreadDirectory::find(uint64_t id) const {
   return found == threads_.end() ? nullptr : found->second;
 }
 
+void ThreadDirectory::settle(Owned& owned) {
+  owned.changing = false;
+  owned.settled.notify_all();
+}
+
 Task<Result<>> ThreadDirectory::move(LwThread& thread, ThreadHost& destination) {
   const auto found = owned_.find(thread.id());
-  if (found == owned_.end()) co_return fail(EBUSY, "a reactor's own thread cannot move");
-  if (&thread == LwThread::current()) co_return fail(EBUSY, "a thread cannot move itself");
+  if (found == owned_.end()) co_return std::unexpected(kHomeThread);
   Owned& owned = found->second;
-  if (owned.moving || find(thread.id()) == nullptr) co_return fail(EBUSY, "the thread is being moved, or is ending");
+  if (owned.changing || find(thread.id()) == nullptr) co_return std::unexpected(kChanging);
+  owned.changing = true;
+  const Result<> moved = co_await carry(thread, destination);
+  settle(owned);
+  co_return moved;
+}
+
+Task<Result<>> ThreadDirectory::carry(LwThread& thread, ThreadHost& destination) {
   ThreadHost& origin = thread.host();  // only this function changes it
   if (&origin == &destination) co_return Result<>{};
-  owned.moving = true;
+  if (&thread == LwThread::current()) co_return fail(EBUSY, "a thread cannot move itself");
   const bool let_go = co_await call_on(origin.home(), [&thread, &origin, &destination] {
     if (!thread.can_move()) return false;
     origin.let_go(thread, destination);
     return true;
   });
-  if (let_go) {
-    co_await flush_messages_to(origin);
-    co_await call_on(origin.home(), [&thread, &origin] { origin.hand_over(thread); });
-    co_await call_on(destination.home(), [&thread, &destination] { destination.take_over(thread); });
-  }
-  owned.moving = false;
-  if (find(thread.id()) == nullptr) owned.moved.set();
   if (!let_go) co_return fail(EBUSY, "the thread uses a device whose channels cannot move");
+  co_await flush_messages_to(origin);
+  co_await call_on(origin.home(), [&thread, &origin] { origin.hand_over(thread); });
+  co_await call_on(destination.home(), [&thread, &destination] { destination.take_over(thread); });
   co_return Result<>{};
 }
 
@@ -68,7 +88,7 @@ Task<> ThreadDirectory::flush_messages_to(ThreadHost& host) {
   for (ThreadHost* sender : hosts) {
     start(
         [](ThreadHost& from, ThreadHost& to) -> Task<> {
-          co_await call_on(from.home(), [&to]() -> Task<> { co_await call_on(to.home(), [] {}); });
+          co_await call_on(from.home(), [&to] { return call_nothing_on(to); });
         }(*sender, host),
         [&left, &flushed] {
           if (--left == 0) flushed.set();
@@ -78,13 +98,30 @@ Task<> ThreadDirectory::flush_messages_to(ThreadHost& host) {
 }
 
 Task<Result<>> ThreadDirectory::set_cpumask(LwThread& thread, CpuMask cpumask) {
+  const uint64_t id = thread.id();
+  const auto found = owned_.find(id);
+  // Its mask is what its host is known by.
+  if (found == owned_.end()) co_return std::unexpected(kHomeThread);
+  Owned& owned = found->second;
+  // A move to where the new mask does not allow must not overtake this.
+  while (owned.changing) co_await owned.settled.wait();
+  if (find(id) == nullptr) co_return std::unexpected(kChanging);
   auto place = placer_.place(cpumask);
   if (!place) co_return std::unexpected(place.error());
-  if ((thread.host().home().cpumask() & cpumask).none()) {
-    if (auto moved = co_await move(thread, **place); !moved) co_return moved;
+  owned.changing = true;
+  Result<> moved;
+  if ((thread.host().home().cpumask() & cpumask).none()) moved = co_await carry(thread, **place);
+  if (moved) {
+    owned.cpumask = cpumask;
+    co_await call_on(thread, [&thread, &cpumask] { thread.set_cpumask(cpumask); });
   }
-  co_await call_on(thread, [&thread, &cpumask] { thread.set_cpumask(cpumask); });
-  co_return Result<>{};
+  settle(owned);
+  co_return moved;
+}
+
+const CpuMask& ThreadDirectory::cpumask(const LwThread& thread) const {
+  const auto found = owned_.find(thread.id());
+  return found == owned_.end() ? thread.cpumask() : found->second.cpumask;
 }
 
 }  // namespace sluice

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "lib/base/cpu_mask.h"
 #include "lib/thread/await.h"
@@ -40,14 +41,18 @@ class ThreadDirectory {
   // unmoved: EBUSY (a channel that cannot move; another move, or its end, is under way; a home thread; the
   // caller's own).
   Task<Result<>> move(LwThread& thread, ThreadHost& destination);
-  // Changes where it may run, and moves it there if it is elsewhere. Errors: as create() and move(); nothing changed.
+  // Changes where it may run, and moves it there if it is elsewhere; a move that is under way ends first. Errors,
+  // nothing changed: as create(); EBUSY as move().
   Task<Result<>> set_cpumask(LwThread& thread, CpuMask cpumask);
+  // Where it may run. It may be on its way there.
+  const CpuMask& cpumask(const LwThread& thread) const;
 
   // Lists a thread that somebody else owns (a host's home thread). Also allowed before the hosts run.
   void list(LwThread& thread) { threads_[thread.id()] = &thread; }
   void unlist(LwThread& thread) { threads_.erase(thread.id()); }
 
   CpuMask all_cpus() const { return placer_.all_cpus(); }
+  std::vector<ThreadHost*> hosts() const { return placer_.hosts(); }
   // nullptr when it does not exist, or is ending.
   LwThread* find(uint64_t id) const;
 
@@ -81,10 +86,14 @@ class ThreadDirectory {
 
   struct Owned {
     std::unique_ptr<LwThread> thread;
-    bool moving = false;
-    Event moved;  // for its end, which waits for it
+    CpuMask cpumask;        // the thread's own copy is for its host
+    bool changing = false;  // it is being moved, or its mask set
+    Signal settled;         // it no longer is
   };
 
+  static void settle(Owned& owned);
+  // Requires: `changing` is set.
+  Task<Result<>> carry(LwThread& thread, ThreadHost& destination);
   // Waits until every host has handed over what it had for `host` when this was called.
   Task<> flush_messages_to(ThreadHost& host);
 

@@ -64,6 +64,12 @@ class ThreadHost {
   void set_mode(PollMode mode);
   void set_polling(const PollingOptions& options);
 
+  // Runs fn(LwThread&) on each thread that this host runs, its home thread first. It must not end or move any.
+  template <typename Fn>
+  void for_each_thread(Fn fn) {
+    attached_.for_each(fn);
+  }
+
   // --- For LwThread ---
 
   // `source` carries descriptor and events. Errors: those of epoll_ctl(2).
@@ -111,10 +117,6 @@ class ThreadHost {
   void end_sleep();
   bool has_runnable() const { return !runnable_.empty(); }
   uint64_t next_deadline_ns() const { return deadlines_.earliest_deadline_ns(); }
-  template <typename Fn>
-  void for_each_thread(Fn fn) {
-    attached_.for_each(fn);
-  }
 
   EpollSet sources_;
   uint64_t now_ns_ = 0;

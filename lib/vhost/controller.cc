@@ -58,13 +58,14 @@ Task<> Controller::stop() {
 Task<ControllerInfo> Controller::info() {
   ControllerInfo info{.name = name_,
                       .socket_path = socket_path_,
-                      .cpumask = thread_.cpumask().to_string(),
+                      .cpumask = "",
                       .bdev_name = handle_ != nullptr ? handle_->bdev().name() : "",
                       .readonly = device_->readonly(),
                       .queue_threads = static_cast<uint32_t>(threads().size() - 1),
                       .coalescing = {},
                       .sessions = {}};
   co_await call_on(thread_, [this, &info]() -> Task<> {
+    info.cpumask = thread_.cpumask().to_string();
     info.coalescing = coalescing_;
     if (session_ != nullptr) info.sessions.push_back(co_await session_->info());
   });

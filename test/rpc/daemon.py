@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get('SLUICE_BUILD_DIR', ROOT / 'build/release')).resolve()
 BINARY = pathlib.Path(os.environ.get('SLUICE_VHOST', BUILD / 'app/vhost/sluice-vhost')).resolve()
 RPC_PY = ROOT / 'scripts/rpc.py'
+TOP_PY = ROOT / 'scripts/top.py'
+BDEVPERF = BUILD / 'app/bdevperf/sluice-bdevperf'
 PATIENCE_S = 20
 
 
@@ -70,16 +72,18 @@ class Client:
 
 
 class Daemon:
-    """A process in a directory of its own. Use as a context."""
+    """A process in a directory of its own, on so many cores. Use as a context."""
 
-    def __init__(self, *options, directory=None, rpc='rpc.sock'):
+    def __init__(self, *options, directory=None, rpc='rpc.sock', cores=1):
         if not BINARY.exists():
             raise unittest.SkipTest(f'{BINARY} is not built (scripts/build)')
+        self.cores = sorted(os.sched_getaffinity(0))[:cores]
+        if len(self.cores) < cores:
+            raise unittest.SkipTest(f'this needs {cores} cores')
         self._own = directory is None
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix='sluice-'))
         self.socket = self.directory / rpc
-        core = min(os.sched_getaffinity(0))
-        self.command = [str(BINARY), '-m', hex(1 << core), '-S', str(self.directory), '-r', str(self.socket), *options]
+        self.command = [str(BINARY), '-m', hex(sum(1 << core for core in self.cores)), '-S', str(self.directory), '-r', str(self.socket), *options]
         self.process = None
         self._clients = []
 

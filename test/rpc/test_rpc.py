@@ -57,8 +57,11 @@ class Methods(DaemonCase):
             ('spdk_get_version', {}, lambda r: r['version'] and set(r['fields']) >= {'major', 'minor', 'patch', 'suffix'}),
             ('framework_start_init', {}, True),
             ('framework_wait_init', {}, True),
-            ('framework_get_subsystems', {}, lambda r: [s['subsystem'] for s in r] == ['bdev', 'vhost_blk']),
+            ('framework_get_subsystems', {}, lambda r: [s['subsystem'] for s in r] == ['scheduler', 'bdev', 'vhost_blk']),
             ('framework_get_config', {'name': 'bdev'}, []),
+            ('framework_get_config', {'name': 'scheduler'}, []),
+            ('framework_get_scheduler', {}, self.check_scheduler),
+            ('framework_set_scheduler', {'name': 'static'}, True),
             ('log_set_level', {'level': 'DEBUG'}, True),
             ('log_get_level', {}, 'DEBUG'),
             ('log_set_print_level', {'level': 'NOTICE'}, True),
@@ -69,7 +72,8 @@ class Methods(DaemonCase):
             ('log_enable_timestamps', {'enabled': False}, True),
             ('framework_get_reactors', {}, self.check_reactors),
             ('reactor_set_mode', {'mode': 'adaptive'}, True),
-            ('thread_get_stats', {}, lambda r: r['tick_rate'] == 10**9 and r['threads'][0]['name']),
+            ('reactor_set_polling_options', {'max_poll_us': 50}, True),
+            ('thread_get_stats', {}, self.check_thread_stats),
             ('thread_get_pollers', {}, lambda r: 'timed_pollers' in r['threads'][0]),
             ('thread_get_io_channels', {}, lambda r: 'io_channels' in r['threads'][0]),
             ('bdev_malloc_create', {'num_blocks': 2048, 'block_size': 512, 'name': 'm0', 'uuid': uuid}, 'm0'),
@@ -97,6 +101,8 @@ class Methods(DaemonCase):
         # Ends the daemon: tested in Lifetime. Needs io_uring: tested in test_uring_disk.
         tested = {method for method, _, _ in calls} | {'spdk_kill_instance'}
         tested |= {'bdev_uring_create', 'bdev_uring_rescan', 'bdev_uring_delete'}
+        # Needs a thread that may move: tested in test_threads.py.
+        tested |= {'thread_set_cpumask'}
         # Need a back end: tested in test_virtio_disk.
         tested |= {'bdev_virtio_attach_controller', 'bdev_virtio_detach_controller'}
         self.assertEqual(tested, set(self.call('rpc_get_methods')), 'each method has its line in this test')
@@ -130,9 +136,25 @@ class Methods(DaemonCase):
         self.assertEqual(result['pid'], self.daemon.process.pid)
         self.assertEqual(reactor['mode'], 'interrupt')
         self.assertTrue(reactor['in_interrupt'])
-        for name in ('lcore', 'tid', 'busy', 'idle', 'asleep', 'wakeups', 'lw_threads'):
+        for name in ('lcore', 'tid', 'busy', 'idle', 'asleep', 'wakeups', 'hot_pollers', 'cold_pollers', 'lw_threads'):
             self.assertIn(name, reactor)
+        self.assertEqual(reactor['polling'], {'max_poll_us': 50, 'grow': 2, 'grow_start_us': 10, 'shrink': 2,
+                                              'idle_poll_budget': 25})
         return True
+
+    def check_scheduler(self, result):
+        self.assertEqual(result, {'scheduler_name': 'static', 'scheduler_period': 1000000,
+                                  'scheduling_core': self.daemon.cores[0], 'isolated_core_mask': '0x0', 'load_limit': 20,
+                                  'core_limit': 80, 'core_busy': 95, 'moves': 0, 'cores': []})
+        return True
+
+    def check_thread_stats(self, result):
+        self.assertEqual(result['tick_rate'], 10**9)
+        thread = result['threads'][0]
+        for name in ('id', 'cpumask', 'busy', 'idle', 'asleep', 'hot_pollers_count', 'cold_pollers_count'):
+            self.assertIn(name, thread)
+        self.assertGreater(thread['asleep'], 0)
+        return thread['name']
 
     def check_controller(self, result):
         controller, = result

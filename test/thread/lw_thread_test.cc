@@ -177,6 +177,20 @@ TEST_F(LwThreadTest, SleepsWhenThereIsNothingToDo) {
   EXPECT_FALSE(hosts_.turn());
 }
 
+TEST_F(LwThreadTest, WhatItNeitherWorkedNorPolledItWasAsleep) {
+  ThreadDirectory threads(hosts_);
+  LwThread& thread = **threads.create("sleeper", there_.cpumask());
+  hosts_.advance(kNsPerMs);
+  EXPECT_EQ(thread.asleep_ns(), 0U) << "it has not begun";
+  post_to(thread, [] {});
+  hosts_.run_until_idle();
+  hosts_.advance(kNsPerMs);
+  thread.account(kNsPerUs, true);
+  thread.account(2 * kNsPerUs, false);
+  EXPECT_EQ(thread.asleep_ns(), kNsPerMs - 3 * kNsPerUs);
+  hosts_.await(here_, threads.destroy(thread));
+}
+
 TEST_F(LwThreadTest, PostedFunctionRunsOnceOnItsThread) {
   LwThread* ran_on = nullptr;
   auto token = std::make_unique<int>(7);

@@ -40,6 +40,10 @@ class MoveTest : public testing::Test {
       start(threads_.move(*thread_, hosts_[host]), [&code](Result<> moved) { code = moved ? 0 : moved.error().code; });
     });
   }
+  int set_cpumask(const char* mask) {
+    const Result<> set = hosts_.await(app_, threads_.set_cpumask(*thread_, *CpuMask::parse(mask)));
+    return set ? 0 : set.error().code;
+  }
   void on_thread(const std::function<void()>& fn) { hosts_.on(*thread_, fn); }
 
   ManualHosts hosts_{3};
@@ -265,11 +269,35 @@ TEST_F(MoveTest, EndOfAThreadWaitsForItsMove) {
   EXPECT_EQ(code, 0);
 }
 
+TEST_F(MoveTest, CpumaskOfAHomeThreadStays) {
+  const CpuMask before = hosts_.home(1).cpumask();
+  EXPECT_EQ(hosts_.await(app_, threads_.set_cpumask(hosts_.home(1), hosts_.all_cpus())).error().code, EBUSY);
+  EXPECT_EQ(hosts_.home(1).cpumask(), before);
+}
+
+// The move goes to where the new mask does not allow it to stay.
+TEST_F(MoveTest, CpumaskIsSetAfterAMoveThatIsUnderWay) {
+  int moved = 0;
+  begin_move(1, moved);
+  EXPECT_EQ(set_cpumask("0x5"), 0);
+  EXPECT_EQ(moved, 0);
+  EXPECT_NE(&thread_->host(), &hosts_[1]);
+  EXPECT_EQ(thread_->cpumask(), *CpuMask::parse("0x5"));
+}
+
+TEST_F(MoveTest, CpumaskOfAThreadThatIsEndingIsNotSet) {
+  int moved = 0;
+  begin_move(1, moved);
+  std::optional<int> code;
+  hosts_.on(app_, [&] {
+    start(threads_.set_cpumask(*thread_, hosts_.all_cpus()),
+          [&code](Result<> set) { code = set ? 0 : set.error().code; });
+  });
+  destroy();
+  EXPECT_EQ(code, EBUSY);
+}
+
 TEST_F(MoveTest, CpumaskMovesItOnlyWhereItMust) {
-  const auto set_cpumask = [&](const char* mask) {
-    const Result<> set = hosts_.await(app_, threads_.set_cpumask(*thread_, *CpuMask::parse(mask)));
-    return set ? 0 : set.error().code;
-  };
   EXPECT_EQ(set_cpumask("0x4"), 0);
   EXPECT_EQ(&thread_->host(), &hosts_[2]);
   EXPECT_EQ(thread_->cpumask(), *CpuMask::parse("0x4"));
