@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "app/bdevperf/content.h"
@@ -23,8 +24,6 @@ uint64_t os_thread_cpu_ns() {
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
   return static_cast<uint64_t>(time.tv_sec) * kNsPerSec + static_cast<uint64_t>(time.tv_nsec);
 }
-
-bool is_verified(Workload workload) { return workload == Workload::kVerify || workload == Workload::kReset; }
 
 IoType type_of(Workload workload) {
   switch (workload) {
@@ -59,11 +58,13 @@ Job::Job(Bdev& bdev, const JobSpec& spec)
       clock_batch_(std::min(spec.queue_depth, kMaxClockBatch)),
       zipf_(spec.zipf_theta > 0 ? std::optional<Zipf>(std::in_place, count_, spec.zipf_theta) : std::nullopt),
       random_(spec.seed),
-      phase_("bdevperf_phase", [this] { warming_up_ ? begin_window() : stop(); }),
+      phase_("bdevperf_phase", [this] { warming_up_ ? begin_window() : end_window(); }),
       reset_timer_("bdevperf_reset", [this] { submit_reset(); }),
       requests_(spec.queue_depth) {
   CHECK(spec.queue_depth > 0 && count_ > 0);
   CHECK(count_ >= spec.queue_depth || !is_verified(spec.workload));
+  CHECK(spec.rate == 0 || !is_verified(spec.workload));
+  if (spec.rate > 0) arrivals_.emplace(*this);
   reset_.job = this;
   reset_.type = IoType::kReset;
   reset_.run = on_reset;
@@ -98,13 +99,13 @@ void Job::set_up(Request& request, std::span<std::byte> buffer) {
   request.iov = &request.buffer;
   request.iov_count = 1;
   const auto use = [&]<Pattern kPattern, bool kMixed>() {
-    request.run = on_complete<kPattern, kMixed>;
-    start_one_ = [](Job& job, Request& first) { job.issue<kPattern, kMixed>(first); };
+    request.run = arrivals_ ? on_open_complete : on_complete<kPattern, kMixed>;
+    start_one_ = [](Job& job, Request& first, uint64_t begin_ns) { job.issue<kPattern, kMixed>(first, begin_ns); };
   };
   switch (spec_.workload) {
     case Workload::kVerify:
     case Workload::kReset:
-      start_one_ = [](Job& job, Request& first) { job.write_block(first); };
+      start_one_ = [](Job& job, Request& first, uint64_t) { job.write_block(first); };
       break;
     case Workload::kRandReadWrite:
       zipf_ ? use.operator()<Pattern::kZipf, true>() : use.operator()<Pattern::kRandom, true>();
@@ -150,8 +151,14 @@ Task<> Job::run(JobTiming timing) {
 
 void Job::start_all() {
   read_clock();
+  if (arrivals_) {
+    for (Request& request : requests_) free_.push_back(request);
+    arrivals_->begin();
+    thread_->add_poller(*arrivals_);
+    return;
+  }
   in_flight_ = spec_.queue_depth;
-  for (Request& request : requests_) stopping_ ? retire() : start_one_(*this, request);
+  for (Request& request : requests_) stopping_ ? retire() : start_one_(*this, request, now_ns_);
 }
 
 void Job::begin_window() {
@@ -159,6 +166,12 @@ void Job::begin_window() {
   latencies_.reset();
   window_ = {.begin_ns = thread_->now_ns(), .cpu_ns = os_thread_cpu_ns(), .busy_ns = thread_->busy_ns()};
   phase_.arm_at(*thread_, thread_->now_ns() + time_ns_);
+}
+
+void Job::end_window() {
+  // This thread may not have run for a while until now: what was due meanwhile is not left out.
+  if (arrivals_) arrivals_->poll();
+  stop();
 }
 
 void Job::stop() {
@@ -173,6 +186,19 @@ void Job::stop() {
                .ios = latencies_.count()};
   }
   window_.ended = true;
+  if (arrivals_ && arrivals_->thread() != nullptr) end_arrivals();
+}
+
+void Job::end_arrivals() {
+  thread_->remove_poller(*arrivals_);
+  if (window_.begin_ns != 0 && free_.empty()) {
+    const uint64_t end_ns = thread_->now_ns();
+    arrivals_->drop_due([this, end_ns](uint64_t due_ns) {
+      latencies_.record(end_ns - due_ns);
+      ++window_.waiting;
+    });
+  }
+  if (in_flight_ == 0) done_.set();
 }
 
 void Job::retire() {
@@ -196,7 +222,7 @@ inline void Job::note_time() {
 // --- Requests without verification ---
 
 template <Job::Pattern kPattern, bool kMixed>
-inline void Job::issue(Request& request) {
+inline void Job::issue(Request& request, uint64_t begin_ns) {
   uint64_t random = 0;
   if constexpr (kPattern == Pattern::kRandom || kMixed) random = random_.next();
   uint64_t place = 0;
@@ -213,7 +239,7 @@ inline void Job::issue(Request& request) {
   }
   if constexpr (kMixed) request.type = (random & UINT32_MAX) < read_threshold_ ? IoType::kRead : IoType::kWrite;
   request.offset_bytes = spec_.begin_bytes + place * spec_.io_size_bytes;
-  request.issued_ns = now_ns_;
+  request.begin_ns = begin_ns;
   channel_->submit(request);
 }
 
@@ -226,13 +252,13 @@ void Job::on_complete(Work& work) {
   if (job.stopping_) [[unlikely]] {
     job.retire();
   } else {
-    job.issue<kPattern, kMixed>(request);
+    job.issue<kPattern, kMixed>(request, job.now_ns_);
   }
 }
 
 inline void Job::account(Request& request) {
   if (request.status == IoStatus::kOk) [[likely]] {
-    latencies_.record(now_ns_ - request.issued_ns);
+    latencies_.record(now_ns_ - request.begin_ns);
   } else {
     fail(request.type, request.status, request.offset_bytes);
   }
@@ -243,6 +269,52 @@ void Job::fail(IoType type, IoStatus status, uint64_t offset_bytes) {
   if (!first_failure_) first_failure_ = {.type = type, .status = status, .offset_bytes = offset_bytes};
   // A reset may end what is in flight with errors.
   if (!spec_.continue_on_failure && spec_.workload != Workload::kReset) stop();
+}
+
+// --- An open loop ---
+
+void Job::on_open_complete(Work& work) {
+  auto& request = static_cast<Request&>(work);
+  Job& job = *request.job;
+  job.note_time();
+  job.account(request);
+  if (job.stopping_) [[unlikely]]
+    return job.retire();
+  --job.in_flight_;
+  // With nothing to issue it may have gone to sleep, without a timer.
+  if (job.free_.empty()) job.arrivals_->make_hot();
+  job.free_.push_back(request);
+}
+
+bool Job::Arrivals::poll() {
+  const uint64_t now = now_ns();
+  bool any = false;
+  while (due_ns_ <= now) {
+    Work* const request = job_.free_.pop_front();
+    if (request == nullptr) break;
+    ++job_.in_flight_;
+    job_.start_one_(job_, static_cast<Request&>(*request), due_ns_);
+    due_ns_ += gap_ns();
+    any = true;
+  }
+  return any;
+}
+
+bool Job::Arrivals::try_sleep() {
+  if (pure_poll()) return false;
+  if (!job_.free_.empty()) timer_.arm_at(*thread(), due_ns_);
+  return true;
+}
+
+template <typename Fn>
+void Job::Arrivals::drop_due(Fn each) {
+  for (const uint64_t now = now_ns(); due_ns_ <= now; due_ns_ += gap_ns()) each(due_ns_);
+}
+
+// Exponential: how many arrive in one stretch of time says nothing about the next (a Poisson process).
+uint64_t Job::Arrivals::gap_ns() {
+  const double unit = static_cast<double>((job_.random_.next() >> 11) + 1) * 0x1p-53;  // above 0, up to 1
+  return static_cast<uint64_t>(std::lround(-std::log(unit) * mean_gap_ns_));
 }
 
 // --- Verification: a block is written, read back and compared; only then is another one chosen. ---
@@ -256,7 +328,7 @@ void Job::write_block(Request& request) {
   fill_content({static_cast<std::byte*>(request.buffer.iov_base), request.buffer.iov_len}, request.key);
   request.type = IoType::kWrite;
   request.run = on_block_written;
-  request.issued_ns = spec_.clock();
+  request.begin_ns = spec_.clock();
   channel_->submit(request);
 }
 
@@ -270,7 +342,7 @@ void Job::on_block_written(Work& work) {
   std::memset(request.buffer.iov_base, kScrub, request.buffer.iov_len);
   request.type = IoType::kRead;
   request.run = on_block_read;
-  request.issued_ns = job.spec_.clock();
+  request.begin_ns = job.spec_.clock();
   job.channel_->submit(request);
 }
 

@@ -48,6 +48,7 @@ constexpr Key kKeys[] = {
     {"iodepth", set_param<&JobParams::queue_depth, parse_queue_depth>, "a number from 1 to 65536"},
     {"rwmixread", set_param<&JobParams::read_percent, parse_percent>, "a percentage from 0 to 100"},
     {"zipf", set_param<&JobParams::zipf_theta, parse_positive>, "a number above 0"},
+    {"rate", set_param<&JobParams::rate, parse_rate>, "requests per second, above 0 and up to 10000000"},
     {"cpumask", set_param<&JobParams::cpumask, parse_mask>, "a core mask, such as 0x3 or [0-1]"},
     {"offset", set_param<&JobParams::offset, parse_extent>, "blocks, or bytes with a unit, such as 64M"},
     {"length", set_param<&JobParams::length, parse_extent>, "blocks, or bytes with a unit, such as 64M"},

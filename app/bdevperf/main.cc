@@ -28,6 +28,7 @@ struct Texts {
   std::string time;
   std::string warmup;
   std::string zipf;
+  std::string rate;
   std::string cpumask = "0x1";
   std::string mode = "poll";
   std::string bdev;
@@ -84,6 +85,7 @@ std::string read_texts(const Texts& texts, Options& options) {
   reader.read<Workload>("-w", texts.workload, parse_workload, params.workload, "one of " + workload_names());
   reader.read<uint32_t>("-M", texts.read_percent, parse_percent, params.read_percent, "a percentage from 0 to 100");
   reader.read<double>("--zipf", texts.zipf, parse_positive, params.zipf_theta, "a number above 0");
+  reader.read<double>("--rate", texts.rate, parse_rate, params.rate, "requests per second, above 0 and up to 10000000");
   reader.read<uint64_t>("-t", texts.time, parse_seconds, options.timing.time_ns, "a number of seconds above 0");
   reader.read<uint64_t>("--warmup", texts.warmup, parse_seconds, options.timing.warmup_ns,
                         "a number of seconds above 0");
@@ -110,6 +112,7 @@ std::string find_contradiction(const Options& options) {
   if (params.zipf_theta && !to_string(*params.workload).starts_with("rand")) {
     return "--zipf goes with -w randread, randwrite or randrw only";
   }
+  if (params.rate && is_verified(*params.workload)) return "--rate does not go with -w verify or reset";
   return {};
 }
 
@@ -123,6 +126,9 @@ void add_options(CLI::App& app, Texts& texts, Options& options) {
   app.add_option("--warmup", texts.warmup, "seconds to run before that, which are not measured (0)");
   app.add_flag("--fill", options.fill, "before that, write the part of the bdev that is used once, from begin to end");
   app.add_option("-F,--zipf", texts.zipf, "random offsets by Zipf's law with this exponent, such as 1.1");
+  app.add_option("--rate", texts.rate,
+                 "requests that arrive per second, at random and whether or not others have completed, per job; -q is "
+                 "then the most in flight");
   app.add_option("-m,--cpumask", texts.cpumask, "cores to run on: 0x5, or [0,2-3] (0x1)");
   app.add_option("--mode", texts.mode, "how eagerly to poll: poll, interrupt or adaptive (poll)");
   app.add_option("-c,--config", options.config, "file of calls that make the bdevs, as rpc.py save_config writes it");

@@ -60,6 +60,7 @@ JobParams JobParams::or_else(const JobParams& others) const {
   fill(&JobParams::queue_depth);
   fill(&JobParams::read_percent);
   fill(&JobParams::zipf_theta);
+  fill(&JobParams::rate);
   fill(&JobParams::cpumask);
   fill(&JobParams::offset);
   fill(&JobParams::length);
@@ -103,6 +104,11 @@ std::optional<double> parse_positive(std::string_view text) {
     return std::nullopt;
   }
   return value;
+}
+
+std::optional<double> parse_rate(std::string_view text) {
+  const std::optional<double> rate = parse_positive(text);
+  return rate && *rate <= kMaxRate ? rate : std::nullopt;
 }
 
 }  // namespace sluice::bdevperf

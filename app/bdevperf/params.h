@@ -32,6 +32,9 @@ std::optional<Workload> parse_workload(std::string_view name);
 // "read, write, ..."
 std::string workload_names();
 
+// Whether what is written is read back and compared.
+constexpr bool is_verified(Workload workload) { return workload == Workload::kVerify || workload == Workload::kReset; }
+
 constexpr bool is_mixed(Workload workload) {
   return workload == Workload::kReadWrite || workload == Workload::kRandReadWrite;
 }
@@ -49,6 +52,7 @@ struct JobParams {
   std::optional<uint32_t> queue_depth;
   std::optional<uint32_t> read_percent;
   std::optional<double> zipf_theta;
+  std::optional<double> rate;  // requests that arrive per second; without one, as they complete
   std::optional<CpuMask> cpumask;
   std::optional<Extent> offset;
   std::optional<Extent> length;
@@ -59,6 +63,8 @@ struct JobParams {
 
 inline constexpr uint32_t kMaxQueueDepth = 65'536;
 inline constexpr uint64_t kMaxIoBytes = 1U << 30;
+// To tell when the next request is due takes some 20 ns.
+inline constexpr double kMaxRate = 10e6;
 
 // The readers of values. Nothing for what is none.
 std::optional<uint64_t> parse_number(std::string_view text);
@@ -66,10 +72,11 @@ std::optional<uint64_t> parse_number(std::string_view text);
 std::optional<uint64_t> parse_size(std::string_view text);
 // Without a unit: blocks, as in SPDK.
 std::optional<Extent> parse_extent(std::string_view text);
-// 1 to kMaxIoBytes, 1 to kMaxQueueDepth, 0 to 100, above 0.
+// 1 to kMaxIoBytes, 1 to kMaxQueueDepth, 0 to 100, above 0, above 0 to kMaxRate.
 std::optional<uint64_t> parse_io_size(std::string_view text);
 std::optional<uint32_t> parse_queue_depth(std::string_view text);
 std::optional<uint32_t> parse_percent(std::string_view text);
 std::optional<double> parse_positive(std::string_view text);
+std::optional<double> parse_rate(std::string_view text);
 
 }  // namespace sluice::bdevperf

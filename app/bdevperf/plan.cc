@@ -141,8 +141,7 @@ class Planner {
       if (!options_.every_core) job.core = cores_.least_loaded(cores);
       job.spec.begin_bytes += part * spec->length_bytes;
       job.spec.seed = plan_.size() + 1;
-      const bool verified = spec->workload == Workload::kVerify || spec->workload == Workload::kReset;
-      if (verified && places < spec->queue_depth) {
+      if (is_verified(spec->workload) && places < spec->queue_depth) {
         job.spec.queue_depth = static_cast<uint32_t>(places);
         job.queue_depth_cut = true;
       }
@@ -161,7 +160,9 @@ class Planner {
                  .io_size_bytes = *params.io_size_bytes,
                  .read_percent = params.read_percent.value_or(50),
                  .zipf_theta = params.zipf_theta.value_or(0),
+                 .rate = params.rate.value_or(0),
                  .continue_on_failure = options_.continue_on_failure};
+    if (spec.rate > 0 && is_verified(spec.workload)) return complain("a rate does not go with verify and reset");
     const uint64_t block_bytes = bdev.limits().block_size_bytes;
     if (spec.io_size_bytes % block_bytes != 0) {
       return complain(
@@ -200,6 +201,7 @@ std::vector<PlannedJob> make_fill_plan(const std::vector<PlannedJob>& plan) {
   for (PlannedJob& job : fill) {
     job.spec.workload = Workload::kWrite;
     job.spec.zipf_theta = 0;
+    job.spec.rate = 0;
     job.spec.queue_depth = kQueueDepth;
     job.spec.once = true;
     job.spec.continue_on_failure = false;

@@ -28,21 +28,25 @@ double seconds(uint64_t ns) { return static_cast<double>(ns) / static_cast<doubl
 
 // What a line of the table, and the total, consist of.
 struct Summary {
+  double rate = 0;
   double iops = 0;
   double mib_per_s = 0;
   uint64_t ios = 0;
   uint64_t failed = 0;
   uint64_t mismatches = 0;
+  uint64_t waiting = 0;
   uint64_t window_ns = 0;
   uint64_t cpu_ns = 0;
   Histogram latencies;
 
   void add(const JobReport& job) {
+    rate += job.rate;
     iops += job.iops();
     mib_per_s += job.mib_per_s();
     ios += job.ios;
     failed += job.failed;
     mismatches += job.mismatches;
+    waiting += job.waiting;
     window_ns = std::max(window_ns, job.window_ns);
     cpu_ns += job.cpu_ns;
     latencies.merge(job.latencies);
@@ -68,6 +72,10 @@ void add_line(std::string& table, size_t name_width, std::string_view name, cons
 
 void put_summary(Json::Value& json, const Summary& summary) {
   json["runtime"] = seconds(summary.window_ns);
+  if (summary.rate > 0) {
+    json["rate"] = summary.rate;
+    json["io_waiting"] = summary.waiting;
+  }
   json["iops"] = summary.iops;
   json["mibps"] = summary.mib_per_s;
   json["io_completed"] = summary.ios;
@@ -112,6 +120,7 @@ std::string describe(const JobReport& job) {
   if (job.name != job.bdev) text += fmt::format(" on {}", job.bdev);
   text += fmt::format(": {}", to_string(job.workload));
   if (is_mixed(job.workload)) text += fmt::format(" {} % read", job.read_percent);
+  if (job.rate > 0) text += fmt::format(", {:.9g}/s", job.rate);
   return text + fmt::format(", depth {}, {} bytes, core {}", job.queue_depth, job.io_size_bytes, job.core);
 }
 
@@ -169,6 +178,10 @@ std::string to_table(const Report& report) {
     add_line(table, width, describe(job), summary);
   }
   add_line(table, width, "total", total);
+  if (total.waiting > 0) {
+    table += fmt::format("{} requests were due and waited at the end, as all of the queue depth were in flight\n",
+                         total.waiting);
+  }
   return table;
 }
 

@@ -20,6 +20,7 @@ struct JobReport {
   Workload workload = Workload::kRead;
   uint32_t read_percent = 0;
   uint32_t queue_depth = 0;
+  double rate = 0;  // requests per second that were asked for; 0: as they complete
   uint64_t io_size_bytes = 0;
   uint64_t begin_bytes = 0;
   uint64_t length_bytes = 0;
@@ -28,6 +29,7 @@ struct JobReport {
   uint64_t ios = 0;
   uint64_t failed = 0;      // requests with an error
   uint64_t mismatches = 0;  // requests whose content was wrong
+  uint64_t waiting = 0;     // with a rate: requests that were due at the end, and not issued
   uint64_t cpu_ns = 0;
   Histogram latencies;  // ns
   bool interrupted = false;

@@ -150,6 +150,7 @@ Report TestRun::make_report() const {
             .workload = plan.spec.workload,
             .read_percent = plan.spec.read_percent,
             .queue_depth = plan.spec.queue_depth,
+            .rate = plan.spec.rate,
             .io_size_bytes = plan.spec.io_size_bytes,
             .begin_bytes = plan.spec.begin_bytes,
             .length_bytes = plan.spec.length_bytes,
@@ -157,6 +158,7 @@ Report TestRun::make_report() const {
             .ios = job.ios(),
             .failed = job.failed(),
             .mismatches = job.mismatches(),
+            .waiting = job.waiting(),
             .latencies = job.latencies(),
             .interrupted = interrupted_,
             .first_failure = job.first_failure() ? job.first_failure()->to_string() : ""};

@@ -33,6 +33,7 @@ TEST(JobFile, JobsTakeOverWhatTheyLeaveOpenFromTheGlobalSectionBefore) {
       "[C]\n"
       "bs=4096\n"
       "iodepth=128\n"
+      "rate=2500.5\n"
       "offset=1000000\n"
       "length=1M",
       {});
@@ -53,6 +54,8 @@ TEST(JobFile, JobsTakeOverWhatTheyLeaveOpenFromTheGlobalSectionBefore) {
   EXPECT_EQ(c.io_size_bytes, 4096U);
   EXPECT_EQ(c.queue_depth, 128U);
   EXPECT_FALSE(c.read_percent);
+  EXPECT_EQ(c.rate, 2500.5);
+  EXPECT_FALSE(a.rate);
   EXPECT_EQ(c.offset->value, 1'000'000U);
   EXPECT_TRUE(c.offset->in_blocks);
   EXPECT_EQ(c.length->value, 1U << 20);
@@ -88,6 +91,7 @@ TEST(JobFile, ErrorsNameTheLineAndWhatWasExpected) {
   EXPECT_THAT(error_of("[a]\niodepth=x\n"), HasSubstr("iodepth must be a number from 1 to 65536, not 'x'"));
   EXPECT_THAT(error_of("[a]\nrwmixread=101\n"), HasSubstr("percentage"));
   EXPECT_THAT(error_of("[a]\nrw=fast\n"), HasSubstr("workload"));
+  EXPECT_THAT(error_of("[a]\nrate=0\n"), HasSubstr("rate must be requests per second, above 0"));
   EXPECT_THAT(error_of("[a]\ncpumask=0x0\n"), HasSubstr("core mask"));
   EXPECT_THAT(error_of("[a]\nfilename=\n"), HasSubstr("names of bdevs"));
 }
@@ -113,6 +117,8 @@ TEST(Params, SizesHaveUnitsOfPowersOfTwo) {
   EXPECT_EQ(parse_io_size("2G"), std::nullopt);
   EXPECT_EQ(parse_queue_depth("65537"), std::nullopt);
   EXPECT_EQ(parse_positive("0.25"), 0.25);
+  EXPECT_EQ(parse_rate("10000000"), 10e6);
+  EXPECT_EQ(parse_rate("10000001"), std::nullopt);
   for (const char* wrong : {"", "0", "-1", "nan", "inf", "1x", "1e3"}) EXPECT_FALSE(parse_positive(wrong)) << wrong;
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -195,6 +196,148 @@ TEST_F(JobTest, EndsEarlyWhenStopped) {
   EXPECT_NEAR(static_cast<double>(job->ios()), 20, 2);
 }
 
+// --- an open loop ---
+
+// Lets it go on in steps that are shorter than the gaps between requests, and completes them at once.
+class OpenLoopTest : public JobTest {
+ protected:
+  static JobSpec open(double rate, uint32_t queue_depth) {
+    JobSpec wanted = spec(Workload::kRandRead, queue_depth);
+    wanted.rate = rate;
+    return wanted;
+  }
+};
+
+TEST_F(OpenLoopTest, RequestsArriveAtTheRateHoweverSoonTheyComplete) {
+  for (const PollMode mode : {PollMode::kPoll, PollMode::kInterrupt, PollMode::kAdaptive}) {
+    world_.hosts.set_mode(mode, 50 * kNsPerUs);
+    const auto job = run(open(10'000, 16), {.time_ns = kNsPerSec / 2}, 10 * kNsPerUs);
+    // The standard deviation of a count is its root: 71.
+    EXPECT_NEAR(static_cast<double>(job->ios()), 5000, 300);
+    EXPECT_EQ(job->waiting(), 0U);
+    // Issued in the step in which they are due, and completed in the same.
+    EXPECT_LE(job->latencies().max(), 20 * kNsPerUs);
+  }
+}
+
+TEST_F(OpenLoopTest, GapsAreExponential) {
+  std::vector<uint64_t> issued_ns;
+  verdict_ = [&](const BlockIo&) {
+    issued_ns.push_back(world_.hosts.now_ns());
+    return Verdict::kDo;
+  };
+  run(open(1000, 64), {.time_ns = 5 * kNsPerSec}, 100 * kNsPerUs);
+  double sum = 0;
+  double squares = 0;
+  for (size_t i = 1; i < issued_ns.size(); ++i) {
+    const auto gap = static_cast<double>(issued_ns[i] - issued_ns[i - 1]);
+    sum += gap;
+    squares += gap * gap;
+  }
+  const auto count = static_cast<double>(issued_ns.size() - 1);
+  const double mean = sum / count;
+  EXPECT_NEAR(mean, 1e6, 0.06e6);
+  // Their standard deviation is as large as their mean; of a steady pace it would be 0.
+  EXPECT_NEAR(std::sqrt(squares / count - mean * mean), 1e6, 0.1e6);
+}
+
+TEST_F(OpenLoopTest, TheSameSeedBringsTheSameRequestsAtTheSameTime) {
+  std::vector<std::vector<uint64_t>> runs(2);
+  for (auto& seen : runs) {
+    const uint64_t begin_ns = world_.hosts.now_ns();
+    verdict_ = [&](const BlockIo& io) {
+      seen.push_back(world_.hosts.now_ns() - begin_ns);
+      seen.push_back(io.offset_bytes);
+      return Verdict::kDo;
+    };
+    run(open(1000, 4), {.time_ns = 100 * kNsPerMs}, 20 * kNsPerUs);
+  }
+  EXPECT_GT(runs[0].size(), 100U);
+  EXPECT_EQ(runs[0], runs[1]);
+}
+
+TEST_F(OpenLoopTest, LatenciesCountFromWhenRequestsWereDueThoughTheyHadToWait) {
+  // The device stands still for 100 ms, in which 1,000 requests are due; 4 of them may be in flight.
+  int in_flight = 0;
+  int most_in_flight = 0;
+  verdict_ = [&](const BlockIo&) {
+    most_in_flight = std::max(most_in_flight, ++in_flight);
+    return Verdict::kDo;
+  };
+  disk_->spoil = [&](const BlockIo&, std::span<std::byte>) { --in_flight; };
+  bool stood_still = false;
+  on_round_ = [&](Job& job) {
+    if (stood_still || job.ios() < 500) return;
+    stood_still = true;
+    world_.hosts.advance(100 * kNsPerMs);
+    world_.hosts.run_until_idle();
+  };
+  const auto job = run(open(10'000, 4), {.time_ns = kNsPerSec / 2}, 10 * kNsPerUs);
+  EXPECT_EQ(most_in_flight, 4);
+  EXPECT_NEAR(static_cast<double>(job->ios()), 5000, 300);
+  // A fifth of all waited, 50 ms on average. Without what was due meanwhile, it would be 4 of 4,000.
+  EXPECT_NEAR(static_cast<double>(job->latencies().percentile(90)), 50e6, 10e6);
+  EXPECT_NEAR(static_cast<double>(job->latencies().max()), 100e6, 2e6);
+}
+
+TEST_F(OpenLoopTest, WhatWaitsAtTheEndIsCountedAndInTheLatencies) {
+  // One at a time, 1 ms each: a tenth of what is asked for.
+  const auto job = run(open(10'000, 1), {.time_ns = kNsPerSec}, kNsPerMs);
+  EXPECT_NEAR(static_cast<double>(job->ios()), 1000, 20);
+  EXPECT_NEAR(static_cast<double>(job->waiting()), 9000, 400);
+  EXPECT_EQ(job->latencies().count(), job->ios() + job->waiting() + 1);  // one was in flight
+  EXPECT_GT(job->latencies().percentile(50), 300 * kNsPerMs);
+}
+
+TEST_F(OpenLoopTest, WhatWasDueWhileTheThreadDidNotRunUntilTheEndIsIssuedAndInTheLatencies) {
+  on_round_ = [&, stood_still = false](Job& job) mutable {
+    if (job.ios() < 90 || std::exchange(stood_still, true)) return;
+    world_.hosts.advance(2 * kNsPerSec);
+  };
+  const auto job = run(open(100, 1024), {.time_ns = kNsPerSec}, kNsPerMs);
+  EXPECT_EQ(job->waiting(), 0U);
+  EXPECT_GT(job->latencies().count(), job->ios() + 100);
+  EXPECT_GT(job->latencies().percentile(90), kNsPerSec);
+}
+
+TEST_F(OpenLoopTest, SleepsUntilTheNextRequestIsDue) {
+  world_.hosts.set_mode(PollMode::kInterrupt);
+  Job job(*disk_, open(1, 1));
+  LwThread& thread = world_.app();
+  ASSERT_TRUE(world_.hosts.on(thread, [&] { return job.open(); }));
+  bool done = false;
+  world_.hosts.on(thread, [&] { start(job.run({.time_ns = 100 * kNsPerSec}), [&] { done = true; }); });
+  world_.hosts.run_until_idle();
+  EXPECT_FALSE(world_.hosts[0].runnable());
+  // From one request to the next, however far that is; nothing happens in between.
+  for (size_t requests = 1; requests <= 10; ++requests) {
+    const uint64_t due_ns = thread.next_deadline_ns();
+    world_.hosts.advance(due_ns - world_.hosts.now_ns() - 1);
+    world_.hosts.run_until_idle();
+    EXPECT_EQ(seen_.size(), requests - 1);
+    world_.hosts.advance(1);
+    world_.hosts.run_until_idle();
+    EXPECT_EQ(seen_.size(), requests);
+    world_.hosts.on(thread, [&] { disk_->release(); });
+    world_.hosts.run_until_idle();
+    EXPECT_FALSE(world_.hosts[0].runnable());
+  }
+  world_.hosts.on(thread, [&] { job.stop(); });
+  EXPECT_TRUE(world_.hosts.run_until([&] { return done; }));
+  world_.hosts.on(thread, [&] { job.close(); });
+}
+
+TEST_F(OpenLoopTest, EndsAtTheFirstFailureAndEarlyWhenStopped) {
+  verdict_ = [](const BlockIo&) { return Verdict::kFail; };
+  EXPECT_EQ(run(open(1000, 4), {.time_ns = kNsPerSec}, 20 * kNsPerUs)->failed(), 1U);
+  verdict_ = [](const BlockIo&) { return Verdict::kDo; };
+  on_round_ = [this, rounds = 0](Job& job) mutable {
+    if (++rounds == 1000) world_.hosts.on(world_.app(), [&job] { job.stop(); });
+  };
+  const auto job = run(open(1000, 4), {.time_ns = kNsPerSec}, 20 * kNsPerUs);
+  EXPECT_NEAR(static_cast<double>(job->window_ns()), 20e6, 1e6);
+}
+
 // --- verify ---
 
 TEST_F(JobTest, VerifyPassesOnADeviceThatKeepsWhatIsWritten) {
@@ -284,6 +427,31 @@ TEST(JobCost, AllocatesNothingPerRequest) {
     EXPECT_EQ(allocation_count(), before);
     EXPECT_GT(job.ios(), ios_before + 1000);
     world.hosts.advance(kNsPerMs);
+    EXPECT_TRUE(world.hosts.run_until([&] { return done; }));
+    world.hosts.on(world.app(), [&] { job.close(); });
+  }
+}
+
+TEST(JobCost, AllocatesNothingPerRequestOfAnOpenLoop) {
+  for (const PollMode mode : {PollMode::kPoll, PollMode::kInterrupt}) {
+    BdevWorld world(1, mode);
+    Bdev& disk = world.add(create_null_bdev({.name = "disk", .num_blocks = 2048}));
+    Job job(disk, {.queue_depth = 8, .length_bytes = kSizeBytes, .rate = 100'000, .clock = manual_clock});
+    ASSERT_TRUE(world.hosts.on(world.app(), [&] { return job.open(); }));
+    bool done = false;
+    world.hosts.on(world.app(), [&] { start(job.run({.time_ns = kNsPerSec}), [&] { done = true; }); });
+    const auto go_on = [&] {
+      for (int i = 0; i < 1000; ++i) {
+        world.hosts.advance(5 * kNsPerUs);
+        world.hosts.run_until_idle();
+      }
+    };
+    go_on();
+    const uint64_t before = allocation_count();
+    go_on();
+    EXPECT_EQ(allocation_count(), before);
+    EXPECT_GT(job.ios(), 800U);
+    world.hosts.on(world.app(), [&] { job.stop(); });
     EXPECT_TRUE(world.hosts.run_until([&] { return done; }));
     world.hosts.on(world.app(), [&] { job.close(); });
   }

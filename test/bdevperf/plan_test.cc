@@ -109,11 +109,13 @@ TEST_F(PlanTest, FillsWhatTheJobsUse) {
   JobParams mixed = params("a");
   mixed.workload = Workload::kRandReadWrite;
   mixed.zipf_theta = 1;
+  mixed.rate = 1000;
   const auto fill = make_fill_plan(plan({{.name = "", .params = mixed}}));
   ASSERT_EQ(fill.size(), 4U);
   EXPECT_EQ(fill[1].spec.workload, Workload::kWrite);
   EXPECT_EQ(fill[1].spec.begin_bytes, kMiB / 4);
   EXPECT_TRUE(fill[1].spec.once);
+  EXPECT_EQ(fill[1].spec.rate, 0);
 }
 
 TEST_F(PlanTest, ErrorsNameTheJobAndWhatIsWrong) {
@@ -148,6 +150,10 @@ TEST_F(PlanTest, ErrorsNameTheJobAndWhatIsWrong) {
   EXPECT_THAT(error(wrong), HasSubstr("read-only"));
   wrong.workload = Workload::kFlush;
   EXPECT_THAT(error(wrong), HasSubstr("does not support flush"));
+  wrong = params("a");
+  wrong.workload = Workload::kVerify;
+  wrong.rate = 1000;
+  EXPECT_THAT(error(wrong), HasSubstr("a rate does not go with verify"));
   bdevs_.clear();
   EXPECT_THAT(error(params("a")), HasSubstr("there are no bdevs"));
 }

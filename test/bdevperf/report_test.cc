@@ -51,6 +51,22 @@ TEST(Report, TableHasALinePerJobAndATotal) {
   EXPECT_THAT(table, testing::HasSubstr("p99.99"));
 }
 
+TEST(Report, TellsTheRateThatWasAskedForBesideTheOneAchieved) {
+  Report report{.mode = "poll", .jobs = {job("one", 3000, 10'000), job("two", 1000, 50'000)}};
+  EXPECT_FALSE(to_json(report)["total"].isMember("rate"));
+  for (JobReport& job : report.jobs) {
+    job.rate = 2500;
+    job.waiting = 7;
+  }
+  const Json::Value json = to_json(report);
+  EXPECT_EQ(json["results"][0]["rate"].asDouble(), 2500);
+  EXPECT_EQ(json["results"][0]["io_waiting"].asUInt(), 7U);
+  EXPECT_EQ(json["total"]["rate"].asDouble(), 5000);
+  EXPECT_EQ(json["total"]["iops"].asDouble(), 2000);
+  EXPECT_THAT(to_table(report), testing::HasSubstr("one on disk: randrw 70 % read, 2500/s, depth 8"));
+  EXPECT_THAT(to_table(report), testing::HasSubstr("\n14 requests were due and waited at the end"));
+}
+
 TEST(Report, IsDefinedWhereNothingWasMeasured) {
   const Report report{.mode = "poll", .jobs = {JobReport{}}};
   EXPECT_EQ(to_json(report)["total"]["iops"].asDouble(), 0);

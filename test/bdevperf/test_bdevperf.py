@@ -105,6 +105,16 @@ class Workloads(BdevperfCase):
                 with self.subTest(mode=mode, bdev=bdev):
                     self.check(bdev, 'randread', '--mode', mode)
 
+    def test_a_given_rate_in_every_mode(self):
+        for mode in 'poll', 'interrupt', 'adaptive':
+            for bdev in 'null0', 'aio0':
+                with self.subTest(mode=mode, bdev=bdev):
+                    job = self.check(bdev, 'randread', '--mode', mode, '--rate', '10000', '--warmup', '0.1')
+                    self.assertEqual(job['rate'], 10_000)
+                    # What had to wait at the end, on a machine that is busy, is not lost.
+                    arrived = job['io_completed'] + job['io_waiting']
+                    self.assertAlmostEqual(arrived / job['runtime'], 10_000, delta=2_500)
+
     def test_mixed_zipf_warm_up_and_fill(self):
         job = self.check('malloc0', 'randrw', '-M', '30', '--zipf', '1.1', '--warmup', '0.1', '--fill')
         self.assertEqual(job['percentage'], 30)
@@ -206,6 +216,8 @@ class BadOptions(BdevperfCase):
             (options(P='3'), '-P needs -S'),
             ([*options(), '--zipf', '1'], '--zipf goes with -w randread'),
             ([*options(w='randread'), '--zipf', '0'], '--zipf must be a number above 0'),
+            ([*options(), '--rate', '0'], '--rate must be requests per second, above 0'),
+            ([*options(w='verify'), '--rate', '10'], '--rate does not go with -w verify'),
             ([*options(), '--mode', 'lazy'], '--mode must be poll, interrupt or adaptive'),
             ([*options(), '--nonsense'], '--nonsense'),
         ]

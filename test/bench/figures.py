@@ -3,9 +3,11 @@
 A part's result is what results.json holds for it:
 
     {'columns': [[title, figure]...], 'ratios': [[title, against, figure]...], 'groups': [group...], ...}
-    group: {'title': ..., 'rows': [row...], 'others_cores': what other processes used of the processors meanwhile}
+    group: {'title': ..., 'rows': [row...], 'others_cores': what other processes used of the processors meanwhile,
+            'columns': if they are not the part's}
            The rows of a group were measured by turns: A B C A B C ...
-    row:   {'name': ..., 'command': ..., 'against': {against: name of another row of the group}, 'runs': [run...]}
+    row:   {'name': ..., 'command': ..., 'runs': [run...],
+            'against': {against: name of another row of the group, or a list of names}}
     run:   {figure: number}                          run i of each row of a group belongs to round i
 """
 
@@ -32,14 +34,18 @@ def row_named(group, name):
 def ratio(group, row, against, figure):
     """The median over the rounds of row / other; None if the row has no such other, or one of them no such figure.
 
+    Of several others the one counts that has the smallest figure in that round.
+
     Both sides of a quotient were measured within seconds of each other: what the machine does over minutes
     (frequency, neighbours) is in both and cancels out.
     """
     if against not in row['against']:
         return None
-    other = row_named(group, row['against'][against])
-    quotients = [mine[figure] / its[figure] for mine, its in zip(row['runs'], other['runs'])
-                 if mine.get(figure) and its.get(figure)]
+    names = row['against'][against]
+    others = [row_named(group, name) for name in ([names] if isinstance(names, str) else names)]
+    quotients = [mine[figure] / min(run[figure] for run in theirs)
+                 for mine, *theirs in zip(row['runs'], *(other['runs'] for other in others))
+                 if mine.get(figure) and all(run.get(figure) for run in theirs)]
     return statistics.median(quotients) if quotients else None
 
 

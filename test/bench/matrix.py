@@ -1,47 +1,24 @@
-"""What is measured: parts of groups of rows. The rows of a group are compared, so they are measured by turns."""
+"""What is measured: the parts, and their groups and rows."""
 
-import dataclasses
-import math
-from collections.abc import Callable
 from functools import partial
 
+from many import most_devices
 from measures import from_guest, over_socket, with_throughput
+from plan import Group, Part, Row
 from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, google_benchmark, has_io_uring
+from settings import AllIdle, AmongMany, Neighbourhood, OfferedLoad, create_and_delete
 from targets import QsdTarget, SluiceTarget
 from uml import Uml
 
 DEPTHS = (1, 32, 128)
 SIZES = {'512 B': 512, '4 KiB': 4096, '16 KiB': 16 << 10, '64 KiB': 64 << 10, '256 KiB': 256 << 10, '1 MiB': 1 << 20}
 ENGINES = {'aio': 'libaio', **({'uring': 'io_uring'} if has_io_uring() else {})}  # ours: fio's
+SMOKE_DEVICES = 32
 COPIES = 'limit: memory copies'
 LINE = 'limit: a cache line there and back'
 TWO_JOBS = 'fio, two jobs on two cores'
 # Which form of qemu-storage-daemon a mode is compared with: what polls with what polls.
 PEER_LOOP = {'poll': 'iothread', 'adaptive': 'iothread', 'interrupt': 'main'}
-
-
-@dataclasses.dataclass
-class Row:
-    name: str
-    measure: Callable  # seconds -> (figures, command)
-    against: dict = dataclasses.field(default_factory=dict)  # {what it is compared with: name of that row}
-    cost_s: float = 0.3  # what a run takes beyond the seconds measured, to estimate the time left
-    at_most_s: float = math.inf  # a longer measurement would tell no more
-
-
-@dataclasses.dataclass
-class Group:
-    title: str
-    rows: list
-
-
-@dataclasses.dataclass
-class Part:
-    title: str
-    groups: Callable  # files -> [Group]
-    smoke: str  # the title of the group that --smoke measures
-    columns: list  # [title, figure]
-    ratios: list  # [title, what it is compared with, figure]
 
 
 # --- components: the Google Benchmark programs ---
@@ -191,10 +168,74 @@ def size_groups(_):
     return groups
 
 
+# --- density: thousands of devices of one daemon ---
+
+def density_groups(_):
+    many = most_devices()
+    groups = [among_many(1, many, depth) for depth in DEPTHS]
+    return [*groups, among_many(64, many, 4), all_idle(many), creation(*sorted({min(1000, many), many}))]
+
+
+def small_density_groups(_):
+    return [among_many(4, SMOKE_DEVICES, 4), all_idle(SMOKE_DEVICES), creation(SMOKE_DEVICES)]
+
+
+def among_many(busy, count, depth):
+    setting = AmongMany(busy, count)
+    rows = [Row('alone poll', partial(setting.alone, mode='poll', depth=depth), cost_s=0.6),
+            *(Row(f'among many {mode}', partial(setting.among, mode=mode, depth=depth), {'alone': 'alone poll'},
+                  cost_s=0.6) for mode in MODES)]
+    return Group(f'{busy} busy of {count:,}, depth {depth}', rows, setting, cost_s=count / 600)
+
+
+def all_idle(count):
+    setting = AllIdle(count)
+    rows = [Row(f'idle {mode}', partial(setting.measure, mode=mode), times=15) for mode in ('interrupt', 'adaptive')]
+    return Group(f'{count:,} idle', rows, setting, count / 600, IDLE_COLUMNS)
+
+
+def creation(*counts):
+    rows = [Row(f'{count:,} devices', partial(create_and_delete, count=count), cost_s=count / 500, at_most_s=0)
+            for count in counts]
+    return Group('created, connected and started, deleted', rows, columns=CREATION_COLUMNS)
+
+
+# --- loads: requests that arrive at a given rate ---
+
+def load_groups(files):
+    return [*(load_group('null', rate) for rate in (100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
+            *(load_group('aio', rate, files.memory) for rate in (1_000, 10_000, 100_000))]
+
+
+def load_group(backing, rate, image=None):
+    setting = OfferedLoad(partial(SluiceTarget, backing, 'interrupt'), image, rate)
+    # So few need longer until they tell anything.
+    rows = [Row(mode, partial(setting.measure, mode=mode), cost_s=0.2, times=5 if rate < 1000 else 1) for mode in MODES]
+    rows[MODES.index('adaptive')].against['better'] = ['poll', 'interrupt']
+    kind = 'file in memory' if image else backing
+    return Group(f'{kind}, {rate:,} per second', rows, setting, cost_s=0.5)
+
+
+# --- neighbours: what bad ones do to the others ---
+
+def neighbour_groups(_):
+    return [neighbours(mode, 16, min(1000, most_devices())) for mode in ('interrupt', 'adaptive')]
+
+
+def neighbours(mode, busy, count):
+    setting = Neighbourhood(mode, busy, count, rate_each=1000)
+    rows = [Row(behave, partial(setting.measure, behave=behave), {} if behave == 'none' else {'none': 'none'}, times=3)
+            for behave in ('none', 'silent', 'half', 'kicks')]
+    return Group(f'{busy} busy of {count:,}, {mode}', rows, setting, cost_s=count / 600)
+
+
 RATE, CPU, P50, P99 = ['IOPS', 'iops'], ['CPU ns/IO', 'cpu_ns'], ['p50 us', 'p50_us'], ['p99 us', 'p99_us']
 TO_POLL = [['IOPS / poll', 'poll', 'iops'], ['CPU / poll', 'poll', 'cpu_ns']]
 TO_QSD = [['IOPS / qsd', 'qsd', 'iops'], ['CPU / qsd', 'qsd', 'cpu_ns']]
 TO_LIMIT = ['IOPS / limit', 'limit', 'iops']
+IDLE_COLUMNS = [['CPU us per s', 'cpu_us_per_s'], ['wake-ups per s', 'wakeups_per_s']]
+CREATION_COLUMNS = [['create ms', 'create_ms'], ['connect and start ms', 'start_ms'], ['both ms', 'ready_ms'],
+                    ['delete ms', 'delete_ms'], ['KiB each', 'kib_each'], ['descriptors each', 'descriptors_each']]
 TO_LINE = ['IOPS / line', 'line', 'iops']
 
 PARTS = {
@@ -210,6 +251,14 @@ PARTS = {
     'vhost': Part('Over vhost-user', vhost_groups, 'file in memory, depth 32',
                   [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99], [*TO_QSD, *TO_POLL, TO_LIMIT, TO_LINE]),
     'sizes': Part('Request sizes', size_groups, '4 KiB, depth 32', [['GiB/s', 'gibps'], RATE, CPU], [TO_LIMIT]),
+    'density': Part('Thousands of devices', density_groups, small_density_groups,
+                    [RATE, ['slowest / mean', 'slowest'], ['target CPU ns/IO', 'cpu_ns'], P50, P99],
+                    [['IOPS / alone', 'alone', 'iops']]),
+    'loads': Part('Offered loads', load_groups, 'null, 10,000 per second',
+                  [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99],
+                  [['CPU / better', 'better', 'cpu_ns'], ['p99 / better', 'better', 'p99_us']]),
+    'neighbours': Part('Bad neighbours', neighbour_groups, lambda _: [neighbours('adaptive', 4, SMOKE_DEVICES)],
+                       [P99, P50, RATE], [['p99 / none', 'none', 'p99_us']]),
     'guest': Part('A Linux guest', guest_groups, 'null, depth 1',
                   [P50, P99, ['mean us', 'mean_us'], ['target CPU ns/read, with boot', 'cpu_ns']],
                   [['p50 / qsd', 'qsd', 'p50_us'], ['CPU / qsd', 'qsd', 'cpu_ns'], ['p50 / poll', 'poll', 'p50_us']]),

@@ -23,6 +23,8 @@ def draw(results, out):
     for name, (part, figure, axis, draw_part) in PLOTS.items():
         if part in results['parts']:
             picture = draw_part(results['parts'][part], figure, axis)
+            if picture is None:
+                continue
             picture.savefig(out / f'{name}.svg', metadata={'Date': None}, bbox_inches='tight')
             pyplot.close(picture)
             drawn.setdefault(part, []).append(f'{name}.svg')
@@ -34,6 +36,8 @@ def bars_by_depth(part, figure, axis, depths_shown=None):
     kinds = {}
     for group in part['groups']:
         kind, _, depth = group['title'].rpartition(', depth ')
+        if not kind:
+            continue  # a group of another form
         if depths_shown is None or depth in depths_shown:
             kinds.setdefault(kind, {})[depth] = group['rows']
     picture, panels = panels_for(kinds)
@@ -98,6 +102,35 @@ def lines_by_size(part, figure, axis):
     return picture
 
 
+def lines_by_load(part, figures, axis, kind):
+    """A panel for each figure: how it grows with the requests that are offered. None if there are no such groups."""
+    rows = {}
+    for group in part['groups']:
+        if group['title'].startswith(f'{kind}, '):
+            for row in group['rows']:
+                rows.setdefault(row['name'], []).append(row)
+    if not rows:
+        return None
+    picture, panels = panels_for(figures)
+    colours = colours_of(list(rows))
+    for panel, (figure, title) in zip(panels, figures.items()):
+        for name, by_load in rows.items():
+            offered = [spread(values(row, 'offered'))[0] for row in by_load]
+            medians, lows, highs = zip(*(spread(values(row, figure)) for row in by_load))
+            panel.errorbar(offered, medians, [[m - low for m, low in zip(medians, lows)],
+                                              [high - m for m, high in zip(medians, highs)]],
+                           label=name, marker='o', color=colours[name])
+        panel.set_xscale('log')
+        panel.set_yscale('log')
+        panel.set_title(kind)
+        panel.set_xlabel(axis)
+        panel.set_ylabel(title)
+        for scale in panel.xaxis, panel.yaxis:
+            scale.set_major_formatter(FuncFormatter(lambda number, _: quantity(number)))
+        panel.legend(fontsize=7)
+    return picture
+
+
 def panels_for(kinds):
     """Two in a row."""
     columns = min(2, len(kinds))
@@ -132,7 +165,8 @@ def colours_of(names):
             for hue, alike in by_hue.items() for i, name in enumerate(alike)}
 
 
-# {file: (part, figure, axis, how)}
+LOAD_FIGURES = {'cpu_ns': "ns of the target's processor time per request", 'p99_us': 'us until 99 of 100 are done'}
+# {file: (part, figure or figures with their titles, axis, how)}
 PLOTS = {
     'bdev': ('bdev', 'iops', 'IOPS (4 KiB, one core)', bars_by_depth),
     'files-iops': ('files', 'iops', 'IOPS (4 KiB, one core)', bars_by_depth),
@@ -141,5 +175,8 @@ PLOTS = {
                                                                                        depths_shown=('32', '128'))),
     'vhost': ('vhost', 'iops', 'IOPS (4 KiB random reads, target on one core)', bars_by_depth),
     'sizes': ('sizes', 'gibps', 'GiB/s (random reads)', lines_by_size),
+    'density': ('density', 'iops', 'IOPS of all busy devices (4 KiB)', bars_by_depth),
+    'loads': ('loads', LOAD_FIGURES, 'requests offered per second', partial(lines_by_load, kind='null')),
+    'loads-file': ('loads', LOAD_FIGURES, 'requests offered per second', partial(lines_by_load, kind='file in memory')),
     'guest': ('guest', 'p50_us', 'us per 4 KiB read in the guest (median)', bars_by_depth),
 }

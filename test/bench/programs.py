@@ -3,6 +3,7 @@
 Each function returns (figures, command): {'iops': ..., 'cpu_ns': ...}, and the command as one would type it.
 """
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -51,15 +52,15 @@ def mask(core):
     return hex(1 << core)
 
 
-def bdev_call(kind, place=None):
-    """The RPC that makes the bdev `disk`; place: the file of aio and uring, the socket of virtio."""
+def bdev_call(kind, place=None, name='disk'):
+    """The RPC that makes a bdev; place: the file of aio and uring, the socket of virtio."""
     blocks = {'num_blocks': SIZE_BYTES // BLOCK_BYTES, 'block_size': BLOCK_BYTES}
     if kind in ('null', 'malloc'):
-        return f'bdev_{kind}_create', {'name': 'disk', **blocks}
+        return f'bdev_{kind}_create', {'name': name, **blocks}
     if kind in ('aio', 'uring'):
-        return f'bdev_{kind}_create', {'name': 'disk', 'filename': str(place), 'block_size': BLOCK_BYTES}
-    return 'bdev_virtio_attach_controller', {'name': 'disk', 'trtype': 'user', 'traddr': str(place),
-                                             'dev_type': 'blk', 'vq_count': 1}
+        return f'bdev_{kind}_create', {'name': name, 'filename': str(place), 'block_size': BLOCK_BYTES}
+    return 'bdev_virtio_attach_controller', {'name': name, 'trtype': 'user', 'traddr': str(place), 'dev_type': 'blk',
+                                             'vq_count': 1}
 
 
 def call_text(method, params):
@@ -69,22 +70,47 @@ def call_text(method, params):
 def bdevperf(seconds, kind, place=None, *, core=0, depth=1, size_bytes=4096, workload='randread', mode='poll',
              fill=False):
     """sluice-bdevperf on a bdev of its own. `core`: index into cores()."""
-    call, params = bdev_call(kind, place)
-    calls = [{'method': call, 'params': params}]
+    call = bdev_call(kind, place)
+    options = ['-q', depth, '-o', size_bytes, '-w', workload, '-t', round(seconds, 3), '--mode', mode]
+    result, process_cpu_s, command = run_bdevperf(seconds, [call], cores()[core], [*options, *['--fill'] * fill])
+    figures = bdevperf_figures(result)
+    figures['process_cpu_ns'] = process_cpu_s * 1e9 / figures['ios']
+    return figures, f'{command}  # disk.json: {call_text(*call)}'
+
+
+def run_bdevperf(seconds, calls, core, options):
+    """(its JSON, its CPU seconds, the command to show), with bdevs that these calls make."""
+    with bdev_config(calls) as config:
+        command = bdevperf_command(config, core, options)
+        output, process_cpu_s = run_pinned([*command, '--json'], core, 'bench-bdevperf', seconds)
+    return json.loads(output), process_cpu_s, shown_bdevperf(command)
+
+
+@contextlib.contextmanager
+def bdev_config(calls):
+    """The path of a configuration file, while it exists."""
     with tempfile.NamedTemporaryFile('w', prefix='sluice-bench-', suffix='.json') as config:
+        calls = [{'method': method, 'params': params} for method, params in calls]
         json.dump({'subsystems': [{'subsystem': 'bdev', 'config': calls}]}, config)
         config.flush()
-        options = ['-q', depth, '-o', size_bytes, '-w', workload, '-t', round(seconds, 3), '--mode', mode]
-        command = [built('app/bdevperf/sluice-bdevperf'), '-m', mask(cores()[core]), '-c', config.name, *options,
-                   *['--fill'] * fill, '--json']
-        output, process_cpu_s = run_pinned(command, cores()[core], 'bench-bdevperf', seconds)
-    job = json.loads(output)['results'][0]
-    if job['io_failed'] or not job['io_completed']:
-        raise GuestError(f'bdevperf: {job["io_completed"]} requests completed, {job["io_failed"]} failed')
-    figures = {'iops': job['iops'], 'cpu_ns': job['cpu_ns_per_io'], 'p50_us': job['p50_latency_us'],
-               'p99_us': job['p99_latency_us'], 'ios': job['io_completed'],
-               'process_cpu_ns': process_cpu_s * 1e9 / job['io_completed']}
-    return figures, f'{shown([*command[:4], "disk.json", *command[5:-1]])}  # disk.json: {call_text(call, params)}'
+        yield config.name
+
+
+def bdevperf_command(config, core, options):
+    return [built('app/bdevperf/sluice-bdevperf'), '-m', mask(core), '-c', config, *options]
+
+
+def shown_bdevperf(command):
+    return shown([*command[:4], 'disk.json', *command[5:]])
+
+
+def bdevperf_figures(result):
+    """Of all jobs together."""
+    total = result['total']
+    if total['io_failed'] or not total['io_completed']:
+        raise GuestError(f'bdevperf: {total["io_completed"]} requests completed, {total["io_failed"]} failed')
+    return {'iops': total['iops'], 'cpu_ns': total['cpu_ns_per_io'], 'p50_us': total['p50_latency_us'],
+            'p99_us': total['p99_latency_us'], 'ios': total['io_completed']}
 
 
 # What makes fio cheapest: no map of the blocks done, no new content per write, a thread instead of a process, one

@@ -1,4 +1,6 @@
-"""results.json -> results.md: one table per part, with medians, spreads, ratios and the commands."""
+"""results.json -> results.md: tables of each part, with medians, spreads, ratios and the commands."""
+
+import itertools
 
 from figures import quantity, ratio, spread, values
 from machine import QUIET_CORES
@@ -23,7 +25,9 @@ def markdown(results, plots):
 def section(name, part, plots):
     lines = [f'## {part["title"]} (`{name}`)', conditions(part), '']
     lines += [f'![{part["title"]}]({plot})\n' for plot in plots]
-    return '\n'.join([*lines, *table(part), '', *commands(part)])
+    for columns, groups in by_columns(part):
+        lines += [*table(columns, part['ratios'], groups), '']
+    return '\n'.join([*lines, *commands(part)])
 
 
 def conditions(part):
@@ -34,17 +38,24 @@ def conditions(part):
     return text
 
 
-def table(part):
-    """Ratio columns that no row of this part fills are left out."""
-    every_row = [(group, row) for group in part['groups'] for row in group['rows']]
-    ratios = [column for column in part['ratios']
+def by_columns(part):
+    """[(columns, groups one after the other that have these)...]"""
+    def columns_of(group):
+        return group.get('columns', part['columns'])
+    return [(columns, list(groups)) for columns, groups in itertools.groupby(part['groups'], columns_of)]
+
+
+def table(columns, ratios, groups):
+    """Ratio columns that no row fills are left out."""
+    every_row = [(group, row) for group in groups for row in group['rows']]
+    ratios = [column for column in ratios
               if any(ratio(group, row, *column[1:]) is not None for group, row in every_row)]
-    titles = ['', *(title for title, _ in part['columns']), *(title for title, *_ in ratios)]
+    titles = ['', *(title for title, _ in columns), *(title for title, *_ in ratios)]
     lines = [row_line(titles), row_line(['---'] * len(titles))]
-    for group in part['groups']:
+    for group in groups:
         lines.append(row_line([f'**{group["title"]}**{disturbance(group)}', *[''] * (len(titles) - 1)]))
         for row in group['rows']:
-            cells = [figure_cell(row, figure) for _, figure in part['columns']]
+            cells = [figure_cell(row, figure) for _, figure in columns]
             cells += [ratio_cell(ratio(group, row, *column[1:])) for column in ratios]
             lines.append(row_line([row['name'], *cells]))
     return lines

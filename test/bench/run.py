@@ -52,11 +52,10 @@ def parse_options():
 def planned(options, files):
     """{part: its groups}; the machine must be able to run them all."""
     programs.cores()
-    groups = {name: PARTS[name].groups(files) for name in options.only or PARTS}
+    parts = {name: PARTS[name] for name in options.only or PARTS}
     if options.smoke:
-        groups = {name: [group for group in of_part if group.title == PARTS[name].smoke]
-                  for name, of_part in groups.items()}
-    return groups
+        return {name: part.smoke_groups(files) for name, part in parts.items()}
+    return {name: part.groups(files) for name, part in parts.items()}
 
 
 def measure(name, groups, options, progress, on_machine):
@@ -67,21 +66,42 @@ def measure(name, groups, options, progress, on_machine):
               'groups': []}
     for group in groups:
         others = machine.Others()
-        rows = [{'name': row.name, 'command': '', 'against': row.against, 'runs': []} for row in group.rows]
-        for run in range(1, options.runs + 1):
-            for planned_row, row in zip(group.rows, rows):
-                progress.running(f'{name}: {group.title}', row['name'], run, options.runs)
-                seconds = min(options.seconds, planned_row.at_most_s)
-                try:
-                    figures, row['command'] = planned_row.measure(seconds)
-                except GuestError as error:
-                    raise GuestError(f'{name}: {group.title}: {row["name"]}: run {run}: {error}') from None
-                row['runs'].append({name: float(f'{number:.5g}') for name, number in figures.items()})
-                progress.done(seconds + planned_row.cost_s)
-        progress.group(f'{name}: {group.title}', rows, part.columns[0])
-        result['groups'].append({'title': group.title, 'rows': rows, 'others_cores': others.cores()})
-        warn_of_others(others.cores(), 'used', progress)
+        title = f'{name}: {group.title}'
+        try:
+            with group.around:
+                progress.done(group.cost_s)
+                rows = measure_rows(title, group.rows, options, progress)
+        except GuestError as error:
+            raise GuestError(f'{title}: {error}') from None
+        # After the end of all programs: those that run are not yet counted as ours.
+        measured = {'title': group.title, 'rows': rows, 'others_cores': others.cores()}
+        if group.columns:
+            measured['columns'] = group.columns
+        progress.group(title, rows, (group.columns or part.columns)[0])
+        result['groups'].append(measured)
+        warn_of_others(measured['others_cores'], 'used', progress)
     return result
+
+
+def measure_rows(title, planned_rows, options, progress):
+    """The rows of one group, by turns."""
+    rows = [{'name': row.name, 'command': '', 'against': row.against, 'runs': []} for row in planned_rows]
+    for run in range(1, options.runs + 1):
+        for planned_row, row in zip(planned_rows, rows):
+            progress.running(title, row['name'], run, options.runs)
+            try:
+                figures, row['command'] = planned_row.measure(planned_row.seconds(options.seconds))
+            except GuestError as error:
+                raise GuestError(f'{row["name"]}: run {run}: {error}') from None
+            row['runs'].append({name: float(f'{number:.5g}') for name, number in figures.items()})
+            progress.done(planned_row.seconds(options.seconds) + planned_row.cost_s)
+    return rows
+
+
+def expected_s(groups, options):
+    """How long all of it should take."""
+    return sum(group.cost_s + options.runs * sum(row.seconds(options.seconds) + row.cost_s for row in group.rows)
+               for of_part in groups.values() for group in of_part)
 
 
 def warn_of_others(cores, use, progress):
@@ -123,9 +143,7 @@ def main():
     failures = []
     with Files() as files:
         groups = planned(options, files)
-        expected_s = options.runs * sum(min(options.seconds, row.at_most_s) + row.cost_s
-                                        for of_part in groups.values() for group in of_part for row in group.rows)
-        progress = Progress(expected_s)
+        progress = Progress(expected_s(groups, options))
         on_machine = machine.describe()
         warn_of_others(machine.others_now(), 'uses', progress)
         results = load_results(options.out)

@@ -37,6 +37,12 @@ class Figures(unittest.TestCase):
         self.assertEqual(ratio(group, ours, 'peer', 'iops'), 2.0)
         self.assertEqual(ratio(group, ours, 'peer', 'cpu_ns'), 0.5)
 
+    def test_a_ratio_to_several_others_is_to_the_smallest_in_each_round(self):
+        ours = row('ours', [100, 300], {'better': ['a', 'b']})
+        group = {'title': '', 'rows': [ours, row('a', [50, 200]), row('b', [200, 100])]}
+        self.assertEqual(ratio(group, ours, 'better', 'iops'), 2.5)
+        self.assertIsNone(ratio(group, ours, 'better', 'p50_us'))
+
     def test_there_is_no_ratio_without_the_other_or_its_figure(self):
         ours = row('ours', [100], {'peer': 'theirs'})
         group = {'title': '', 'rows': [ours, row('theirs', [50])]}
@@ -67,6 +73,15 @@ class Report(unittest.TestCase):
         self.assertIn('|  | IOPS | p50 us | IOPS / peer |\n', text)
         self.assertIn('| ours | 300 (100–1,000) |  | 2.00 |\n', text)
         self.assertIn('| theirs | 200 (50.0–400) |  |  |\n', text)
+
+    def test_groups_with_columns_of_their_own_have_a_table_of_their_own(self):
+        both = part(row('ours', [100]), title='depth 1')
+        idle = part(row('idle', [7]), title='asleep')['groups'][0]
+        both['groups'].append({**idle, 'columns': [['CPU ns', 'cpu_ns']]})
+        text = markdown({'parts': {'bdev': both}}, {})
+        self.assertIn('|  | IOPS | p50 us |\n', text)
+        self.assertIn('| idle | 143M (143M–143M) |\n', text)
+        self.assertIn('\n\n|  | CPU ns |\n', text)
 
     def test_a_command_is_shown_once_with_the_group_it_is_of(self):
         first = part(row('ours', [1]), title='depth 1')

@@ -39,13 +39,14 @@ class Backend:
     tells_growth = False  # guests see a new size without a reboot
     keeps_requests = False  # requests in flight survive restart()
     breaks_all_disks = False  # break_disk() hits the other disks too
+    place = None  # where its directory is; None: where temporary files are
 
     def __init__(self, name, mode=None):
         self.name = name
         self.mode = mode
         self.log = common.log_path(f'{name}.daemon.log')
         # Not below build/: a UNIX socket's path has at most 107 characters.
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix='sluice-guest-'))
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix='sluice-guest-', dir=self.place))
         self._disks = []
         self._process = None
         self._control = None  # the client of the daemon's RPC or QMP socket

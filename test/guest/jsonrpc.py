@@ -6,8 +6,11 @@ import socket
 from common import Deadline, GuestError, LineReader
 
 
+BATCH = 128  # calls in one text of call_all()
+
+
 class JsonRpc:
-    """Calls methods of sluice-vhost. One request at a time; not thread-safe."""
+    """Calls methods of sluice-vhost. Not thread-safe."""
 
     def __init__(self, path, timeout_s=10):
         self._path = path
@@ -36,6 +39,28 @@ class JsonRpc:
         if 'error' in reply:
             raise GuestError(f'{method}({params}) failed: {reply["error"]}')
         return reply.get('result')
+
+    def call_all(self, calls):
+        """Makes many calls, [(method, params)...], in order. Raises GuestError for the first that is refused.
+
+        In batches, two of which are on their way: the daemon always has one to work at, and never waits for us to
+        read.
+        """
+        batches = [calls[at:at + BATCH] for at in range(0, len(calls), BATCH)]
+        for at in range(len(batches) + 1):
+            if at < len(batches):
+                requests = [{'jsonrpc': '2.0', 'id': i, 'method': method, 'params': params}
+                            for i, (method, params) in enumerate(batches[at])]
+                self._socket.sendall(json.dumps(requests).encode() + b'\n')
+            if at > 0:
+                self._check_all(batches[at - 1], self._reply(f'{len(batches[at - 1])} calls'))
+
+    @staticmethod
+    def _check_all(calls, replies):
+        for reply in replies if isinstance(replies, list) else [replies]:
+            if 'error' in reply:
+                method, params = calls[reply.get('id') or 0]
+                raise GuestError(f'{method}({params}) failed: {reply["error"]}')
 
     def close(self):
         self._socket.close()
