@@ -1,46 +1,37 @@
 #include "lib/bdev/bdev_manager.h"
 
-#include <algorithm>
-
 namespace sluice {
-namespace {
-
-bool is_called(const Bdev& bdev, std::string_view name) {
-  return bdev.name() == name || std::ranges::count(bdev.aliases(), name) > 0;
-}
-
-}  // namespace
-
 BdevHandle::~BdevHandle() { manager_.close(*this); }
 
 BdevManager::~BdevManager() { CHECK(entries_.empty()); }
 
 Result<Bdev*> BdevManager::add(std::unique_ptr<Bdev> bdev) {
-  for (const auto& [name, entry] : entries_) {
-    if (entry->bdev->uuid() == bdev->uuid()) return fail(EEXIST, "a bdev of this uuid exists");
-    if (is_called(*entry->bdev, bdev->name())) return fail(EEXIST, "a bdev of this name exists");
-    for (const std::string& alias : bdev->aliases()) {
-      if (is_called(*entry->bdev, alias)) return fail(EEXIST, "a bdev has the alias as its name");
-    }
+  for (const std::string& key : keys_of(*bdev)) {
+    if (index_.contains(key)) return fail(EEXIST, "a bdev of this name, alias or uuid exists");
   }
   Bdev* added = bdev.get();
   auto entry = std::make_unique<Entry>();
   entry->bdev = std::move(bdev);
+  for (std::string& key : keys_of(*added)) index_[std::move(key)] = entry.get();
   entries_[added->name()] = std::move(entry);
   while (Waiter* waiter = waiters_.pop_front()) waiter->appeared.set();
   return added;
 }
 
 Bdev* BdevManager::find(std::string_view name) const {
-  if (const auto found = entries_.find(name); found != entries_.end()) {
-    return found->second->removing ? nullptr : found->second->bdev.get();
+  auto found = index_.find(std::string(name));
+  if (found == index_.end()) {
+    const std::optional<Uuid> uuid = Uuid::parse(name);  // in upper case, perhaps
+    if (uuid) found = index_.find(uuid->to_string());
   }
-  const std::optional<Uuid> uuid = Uuid::parse(name);
-  for (const auto& [key, entry] : entries_) {
-    if (entry->removing) continue;
-    if ((uuid && entry->bdev->uuid() == *uuid) || is_called(*entry->bdev, name)) return entry->bdev.get();
-  }
-  return nullptr;
+  return found == index_.end() || found->second->removing ? nullptr : found->second->bdev.get();
+}
+
+std::vector<std::string> BdevManager::keys_of(const Bdev& bdev) {
+  std::vector<std::string> keys = bdev.aliases();
+  keys.push_back(bdev.name());
+  keys.push_back(bdev.uuid().to_string());
+  return keys;
 }
 
 Task<Bdev*> BdevManager::wait_for(std::string name, uint64_t timeout_ns) {
@@ -106,6 +97,7 @@ Task<Result<>> BdevManager::remove(Bdev& bdev, RemoveMode mode) {
   bdev.removed_.store(true, std::memory_order_relaxed);
   entry->handles.for_each([](BdevHandle& handle) { handle.events_.on_remove(); });
   if (entry->users > 0) co_await entry->unused.wait();
+  for (const std::string& key : keys_of(bdev)) index_.erase(key);
   entries_.erase(entries_.find(bdev.name()));
   gone_.notify_all();
   co_return Result<>{};

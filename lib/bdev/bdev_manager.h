@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "lib/base/intrusive_list.h"
@@ -64,7 +65,7 @@ class BdevManager {
   // Requires: remove_all() has completed, or nothing was added (checked).
   ~BdevManager();
 
-  // Errors: EEXIST (name, alias or uuid in use).
+  // Errors: EEXIST (name, alias or uuid are a name, alias or uuid of another one).
   Result<Bdev*> add(std::unique_ptr<Bdev> bdev);
   // By name, alias or uuid. nullptr when there is none, or it is being removed.
   Bdev* find(std::string_view name) const;
@@ -108,12 +109,15 @@ class BdevManager {
     Event appeared;
   };
 
+  // All that a device can be found by.
+  static std::vector<std::string> keys_of(const Bdev& bdev);
   Entry* find_entry(const Bdev& bdev) const;
   void close(BdevHandle& handle);
   static void release(Entry& entry);
 
   ThreadDirectory& threads_;
-  std::map<std::string, std::unique_ptr<Entry>, std::less<>> entries_;
+  std::map<std::string, std::unique_ptr<Entry>, std::less<>> entries_;  // by name
+  std::unordered_map<std::string, Entry*> index_;                       // by each key
   List<Waiter, WaiterTag> waiters_;
   bool waits_cancelled_ = false;
   Signal gone_;  // a removed device has been freed

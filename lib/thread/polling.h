@@ -52,7 +52,7 @@ class PollWindow {
 // would, and nothing where polling is the cheaper of the two.
 class VainBudget {
  public:
-  // What going to sleep and waking up costs in processor time: 2.5 to 6 us by machine (docs/benchmarks/adaptive.md).
+  // What going to sleep and waking up costs in processor time: 2.5 to 6 us by machine (docs/benchmarks/density.md).
   static constexpr int64_t kSleepCostNs = 4'000;
   // How far it goes up and down: some hundred windows of saving, and of debt.
   static constexpr int64_t kMaxNs = 2'000'000;

@@ -53,7 +53,9 @@ class Session {
 
   // Serves the front end until it goes, breaks the protocol, or close() is called. Nothing is in flight afterwards.
   Task<> run();
-  void close() { connection_.shut_down(); }
+  // The front end is cut off when its requests are done, not before: what it takes for lost must not touch its memory
+  // any more.
+  void close() { connection_.stop(); }
 
   // The block device has gone: requests end with an I/O error; the channel is not used any more once this returns.
   Task<> detach_bdev();

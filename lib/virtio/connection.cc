@@ -31,6 +31,12 @@ Result<> Connection::start(LwThread& thread) {
 
 void Connection::shut_down() { ::shutdown(socket_.get(), SHUT_RDWR); }
 
+void Connection::stop() {
+  stopped_ = true;
+  readable_.set();
+  writable_.set();
+}
+
 void Connection::on_event(uint32_t events) {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) readable_.set();
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) writable_.set();
@@ -54,6 +60,7 @@ Task<Result<WireMessage>> Connection::read() {
 // Descriptors travel with the first byte of a message; `fds` is where to put them. Elsewhere the kernel drops them.
 Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds) {
   while (!into.empty()) {
+    if (stopped_) co_return fail(ECONNRESET, "the connection is being closed");
     iovec iov{.iov_base = into.data(), .iov_len = into.size()};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
     msghdr header{};
@@ -95,6 +102,7 @@ Task<Result<>> Connection::write(const Header& header, std::span<const std::byte
   if (!payload.empty()) std::memcpy(buffer.data() + sizeof(header), payload.data(), payload.size());
   std::span<std::byte> left = std::span(buffer).first(sizeof(header) + payload.size());
   while (!left.empty()) {
+    if (stopped_) co_return fail(ECONNRESET, "the connection is being closed");
     iovec iov{.iov_base = left.data(), .iov_len = left.size()};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
     msghdr message{};

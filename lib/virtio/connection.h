@@ -43,6 +43,8 @@ class Connection final : public EventSource {
   Result<> start(LwThread& thread);
   // Ends the reading and writing that is in progress, and all to come, with an error.
   void shut_down();
+  // The same on this side only: the peer learns of it when the connection is destroyed. On its thread.
+  void stop();
 
   // Reads the next message. Errors: ECONNRESET (the peer has gone, also in the middle of a message); EPROTO (not a
   // vhost-user message, or too large); EMSGSIZE (more descriptors than a message may carry).
@@ -57,6 +59,7 @@ class Connection final : public EventSource {
 
   UniqueFd socket_;
   const Incoming incoming_;
+  bool stopped_ = false;
   Event readable_;
   Event writable_;
 };

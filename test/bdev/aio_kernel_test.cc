@@ -14,8 +14,10 @@
 
 #include "lib/bdev/aio/aio_bdev.h"
 #include "lib/bdev/aio/aio_context.h"
+#include "lib/bdev/file_queue.h"
 #include "test/support/disk_user.h"
 #include "test/support/temp_file.h"
+#include "test/support/traveller.h"
 
 namespace sluice {
 namespace {
@@ -111,7 +113,7 @@ class AioKernelTest : public testing::Test {
   PageBuffer data_{4U << 20, 1};
   FakeKernel kernel_;
   AioModule module_{&kFakeSystem};
-  BdevWorld world_;
+  BdevWorld world_{3};
   std::unique_ptr<DiskUser> user_;
 };
 
@@ -321,6 +323,84 @@ TEST_F(AioKernelTest, RemovalEndsWhatIsInFlightWithAnError) {
   EXPECT_FALSE(gone);
   user_->close();
   EXPECT_TRUE(world_.hosts.run_until([&gone] { return gone; }));
+}
+
+// --- Threads that go to another host ---
+
+class AioMoveTest : public AioKernelTest {
+ protected:
+  void SetUp() override {
+    AioKernelTest::SetUp();
+    if (!IsSkipped()) world_.add(module_.create({.name = "disk", .filename = file_.path()}));
+  }
+  // So many writes of a page by the traveller, each to a place of its own.
+  std::vector<std::unique_ptr<PlacedIo>> submit_writes(Traveller& traveller, size_t count) {
+    std::vector<std::unique_ptr<PlacedIo>> ios;
+    for (size_t i = 0; i < count; ++i) {
+      ios.emplace_back(new PlacedIo(IoType::kWrite, i * 4096, {data_.bytes(i * 4096, 4096)}));
+      traveller.disk().submit(*ios.back());
+    }
+    return ios;
+  }
+  void finish_all(const std::vector<std::unique_ptr<PlacedIo>>& ios, Traveller& traveller, size_t host) {
+    for (const auto& io : ios) {
+      ASSERT_TRUE(world_.hosts.run_until([&io] { return io->done; }));
+      ASSERT_EQ(io->status, IoStatus::kOk);
+      ASSERT_EQ(io->completions, 1);
+      ASSERT_EQ(io->thread, &traveller.thread());
+      ASSERT_EQ(io->host, &world_.hosts[host]);
+    }
+    ASSERT_TRUE(std::ranges::equal(file_.contents(0, ios.size() * 4096), data_.bytes(0, ios.size() * 4096)));
+  }
+};
+
+TEST_F(AioMoveTest, WhatTheKernelHoldsCompletesOnTheNewHost) {
+  Traveller traveller(world_, 1);
+  for (const size_t host : {2U, 0U, 1U}) {
+    kernel_.hold = true;
+    const auto ios = submit_writes(traveller, 3);
+    world_.hosts.run_until_idle();
+    ASSERT_EQ(kernel_.held.size(), 3U);
+    traveller.move(host);
+    for (const auto& io : ios) EXPECT_FALSE(io->done);
+    kernel_.release();
+    finish_all(ios, traveller, host);
+  }
+}
+
+// Without waiting until the old host tries again.
+TEST_F(AioMoveTest, WhatTheKernelHadNoRoomForIsSubmittedOnTheNewHost) {
+  Traveller traveller(world_, 1);
+  kernel_.busy_calls = 1;
+  const auto ios = submit_writes(traveller, 5);
+  world_.hosts.run_until_idle();
+  EXPECT_EQ(kernel_.calls, (std::vector<size_t>{5}));
+  traveller.move(2);
+  finish_all(ios, traveller, 2);
+  EXPECT_EQ(kernel_.calls, (std::vector<size_t>{5, 5}));
+}
+
+// The neighbour's requests, which wait in the same queue, stay.
+TEST_F(AioMoveTest, WhatWaitsGoesAlongAndTheNeighboursStays) {
+  Traveller neighbour(world_, 1);
+  Traveller traveller(world_, 1);
+  kernel_.hold = true;
+  const auto held = submit_writes(neighbour, FileQueue::kSlots);
+  world_.hosts.run_until_idle();
+  PageBuffer page(4096);
+  PlacedIo stays(IoType::kRead, 0, {page.bytes()});
+  neighbour.disk().submit(stays);
+  const auto goes = submit_writes(traveller, 4);
+  world_.hosts.run_until_idle();
+  ASSERT_EQ(kernel_.held.size(), FileQueue::kSlots);
+  kernel_.hold = false;
+  traveller.move(2);
+  finish_all(goes, traveller, 2);
+  EXPECT_FALSE(stays.done);
+  kernel_.release();
+  finish_all(held, neighbour, 1);
+  EXPECT_EQ(neighbour.disk().finish(stays), IoStatus::kOk);
+  EXPECT_EQ(stays.host, &world_.hosts[1]);
 }
 
 }  // namespace

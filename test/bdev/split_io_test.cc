@@ -12,6 +12,7 @@
 #include "lib/base/cpu_mask.h"
 #include "test/bdev/test_disk.h"
 #include "test/support/allocation_count.h"
+#include "test/support/traveller.h"
 
 namespace sluice {
 namespace {
@@ -280,6 +281,79 @@ TEST_F(SplitIoTest, ThreadsOfAHostWaitForOneAnotherAndOtherHostsDoNot) {
     EXPECT_EQ(first.done(), SplitIo::kMaxBounceBuffers);
   }
   world_.hosts.await(world_.app(), world_.threads.destroy(*other));
+}
+
+// A thread goes round with pieces in bounce buffers, and others that wait for one: each completes, and the turns are
+// back where they were taken.
+TEST_F(SplitIoTest, BounceTurnsOfAThreadThatMovesAreGivenBackToTheirHost) {
+  constexpr size_t kMax = SplitIo::kMaxBounceBuffers;
+  TestDisk& disk = add(options("disk", {.buffer_alignment_bytes = 512}));
+  disk.hold = true;
+  PageBuffer buffer(2048);
+  Traveller traveller(world_, 0);
+  for (size_t round = 0; round < 20; ++round) {
+    const size_t from = round % 2;
+    const size_t to = 1 - from;
+    std::vector<std::unique_ptr<PlacedIo>> ios;
+    for (size_t i = 0; i < kMax + 10; ++i) {
+      ios.emplace_back(new PlacedIo(IoType::kRead, i * 512, {buffer.bytes(1, 512)}));
+      traveller.disk().submit(*ios.back());
+    }
+    ASSERT_EQ(disk.held.size(), kMax) << "round " << round;
+    traveller.move(to);
+    ASSERT_EQ(disk.held.size(), kMax);
+    while (!disk.held.empty()) {
+      world_.hosts.on(traveller.thread(), [&] { disk.let_go(); });
+      world_.hosts.run_until_idle();
+    }
+    for (const auto& io : ios) {
+      ASSERT_EQ(io->completions, 1);
+      ASSERT_EQ(io->thread, &traveller.thread());
+      ASSERT_EQ(io->host, &world_.hosts[to]);
+    }
+  }
+  EXPECT_EQ(traveller.disk().channel().stats().of(IoType::kRead).ops, 20 * (kMax + 10));
+  EXPECT_EQ(traveller.disk().channel().in_flight(), 0U);
+  // Either host has all of its turns, and no more.
+  for (size_t host = 0; host < 2; ++host) {
+    DiskUser user(world_, "disk", world_.hosts.home(host));
+    UnalignedIos unaligned(IoType::kRead, kMax + 1);
+    for (const auto& io : unaligned.ios) user.submit(*io);
+    EXPECT_EQ(disk.held.size(), kMax);
+    while (!disk.held.empty()) {
+      world_.hosts.on(world_.hosts.home(host), [&] { disk.let_go(); });
+      world_.hosts.run_until_idle();
+    }
+    EXPECT_EQ(unaligned.done(), kMax + 1);
+  }
+}
+
+TEST_F(SplitIoTest, WhoWaitsForABufferHasItsTurnThoughItsThreadHasMoved) {
+  constexpr size_t kMax = SplitIo::kMaxBounceBuffers;
+  TestDisk& disk = add(options("disk", {.buffer_alignment_bytes = 512}));
+  disk.hold = true;
+  DiskUser here(world_);
+  UnalignedIos first(IoType::kRead, kMax);
+  for (const auto& io : first.ios) here.submit(*io);
+  Traveller traveller(world_, 0);
+  PageBuffer data(512 * 1024 + 1, 3);
+  PlacedIo waits(IoType::kWrite, 0, {data.bytes(1, 512 * 1024)});  // two pieces
+  traveller.disk().submit(waits);
+  EXPECT_EQ(disk.held.size(), kMax);
+  traveller.move(1);
+  EXPECT_EQ(disk.held.size(), kMax);
+  let_go(disk);
+  EXPECT_EQ(disk.held.size(), kMax) << "it is the turn of the one that waited";
+  std::ranges::rotate(disk.held, disk.held.end() - 1);
+  world_.hosts.on(traveller.thread(), [&] { disk.let_go(); });
+  world_.hosts.run_until_idle();
+  ASSERT_EQ(disk.held.size(), kMax) << "the second piece, with a turn of the new host";
+  while (first.done() < kMax) let_go(disk);
+  world_.hosts.on(traveller.thread(), [&] { disk.let_go(); });
+  world_.hosts.run_until_idle();
+  EXPECT_EQ(waits.completions, 1);
+  EXPECT_EQ(waits.host, &world_.hosts[1]);
+  EXPECT_EQ(std::memcmp(disk.data.data(), data.bytes().data() + 1, 512 * 1024), 0);
 }
 
 TEST_F(SplitIoTest, WhatWaitsForABufferIsNotBegunOnARemovedDisk) {

@@ -5,15 +5,18 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "lib/bdev/file_queue.h"
 #include "lib/bdev/uring/uring_bdev.h"
 #include "lib/bdev/uring/uring_ring.h"
 #include "test/support/disk_user.h"
 #include "test/support/temp_file.h"
+#include "test/support/traveller.h"
 
 namespace sluice {
 namespace {
@@ -25,14 +28,39 @@ struct FakeKernel {
   bool hold = false;         // submitted requests stay with us until release()
   unsigned most = UINT_MAX;  // taken in one call
   bool spoils_last = false;  // the last request of the next call is one that the kernel refuses
-  io_uring* ring = nullptr;
-  unsigned held = 0;
+  io_uring* ring = nullptr;  // of the last call
+  std::map<io_uring*, unsigned> held_in;
   std::vector<unsigned> calls;  // how many requests each one came with
 
+  unsigned held() const {
+    unsigned sum = 0;
+    for (const auto& [held_ring, count] : held_in) sum += count;
+    return sum;
+  }
   void release() {
     hold = false;
-    const int taken = ::io_uring_submit(ring);
-    EXPECT_EQ(taken, static_cast<int>(std::exchange(held, 0)));
+    for (auto& [held_ring, count] : held_in) {
+      const int taken = ::io_uring_submit(held_ring);
+      EXPECT_EQ(taken, static_cast<int>(std::exchange(count, 0)));
+    }
+  }
+  // As release(), but the kernel does none of them: each completes with EAGAIN.
+  void refuse() {
+    for (auto& [held_ring, count] : held_in) {
+      for (unsigned i = 1; i <= count; ++i) {
+        io_uring_sqe& entry = held_ring->sq.sqes[(held_ring->sq.sqe_tail - i) & *held_ring->sq.kring_mask];
+        const uint64_t user_data = entry.user_data;
+        entry = {};
+        ::io_uring_prep_nop(&entry);
+        entry.user_data = user_data;
+      }
+    }
+    release();
+    for (auto& [held_ring, count] : held_in) {
+      unsigned head = 0;
+      io_uring_cqe* entry = nullptr;
+      io_uring_for_each_cqe(held_ring, head, entry) entry->res = -EAGAIN;
+    }
   }
 };
 FakeKernel* fake = nullptr;
@@ -44,14 +72,14 @@ int fake_setup(unsigned entries, io_uring* ring, io_uring_params* params) {
 
 int fake_submit(io_uring* ring) {
   fake->ring = ring;
-  const unsigned count = ::io_uring_sq_ready(ring) - fake->held;
+  const unsigned count = ::io_uring_sq_ready(ring) - fake->held_in[ring];
   fake->calls.push_back(count);
   if (fake->busy_calls > 0) {
     --fake->busy_calls;
     return -EAGAIN;
   }
   if (fake->hold) {
-    fake->held += count;
+    fake->held_in[ring] += count;
     return static_cast<int>(count);
   }
   if (std::exchange(fake->spoils_last, false)) {
@@ -107,7 +135,7 @@ class UringTest : public testing::Test {
   PageBuffer data_{4U << 20, 1};
   FakeKernel kernel_;
   UringModule module_{&kFakeSystem};
-  BdevWorld world_;
+  BdevWorld world_{3};
   std::unique_ptr<DiskUser> user_;
 };
 
@@ -122,7 +150,7 @@ TEST_F(UringTest, SleepsWhileInFlightAndIsWokenByTheKernel) {
   kernel_.hold = true;
   const auto ios = submit_writes(3);
   world_.hosts.run_until_idle();
-  EXPECT_EQ(kernel_.held, 3U);
+  EXPECT_EQ(kernel_.held(), 3U);
   EXPECT_FALSE(poller().hot());
   EXPECT_FALSE(world_.hosts[0].runnable());
   EXPECT_TRUE(notifies());
@@ -217,9 +245,9 @@ TEST_F(UringTest, HoldsNoMoreThanItsSlotsInTheKernel) {
   kernel_.hold = true;
   const auto ios = submit_writes(1000);
   world_.hosts.run_until_idle();
-  ASSERT_EQ(kernel_.held, 512U);
+  ASSERT_EQ(kernel_.held(), 512U);
   // In order of submission.
-  for (size_t i = 0; i < kernel_.held; ++i) EXPECT_EQ(kernel_.ring->sq.sqes[i].off, i * 4096);
+  for (size_t i = 0; i < kernel_.held(); ++i) EXPECT_EQ(kernel_.ring->sq.sqes[i].off, i * 4096);
   kernel_.release();
   finish_all(ios);
 }
@@ -300,6 +328,136 @@ TEST_F(UringTest, RemovalEndsWhatIsInFlightWithAnError) {
   EXPECT_FALSE(gone);
   user_->close();
   EXPECT_TRUE(world_.hosts.run_until([&gone] { return gone; }));
+}
+
+// --- Threads that go to another host ---
+
+class UringMoveTest : public UringTest {
+ protected:
+  void SetUp() override {
+    UringTest::SetUp();
+    if (!IsSkipped()) world_.add(create());
+  }
+  // So many writes of a page by the traveller, each to a place of its own, from the first on.
+  std::vector<std::unique_ptr<PlacedIo>> submit_writes(Traveller& traveller, size_t count, size_t first = 0) {
+    std::vector<std::unique_ptr<PlacedIo>> ios;
+    for (size_t i = first; i < first + count; ++i) {
+      ios.emplace_back(new PlacedIo(IoType::kWrite, i * 4096, {data_.bytes(i * 4096, 4096)}));
+      traveller.disk().submit(*ios.back());
+    }
+    return ios;
+  }
+  void finish_all(const std::vector<std::unique_ptr<PlacedIo>>& ios, Traveller& traveller, size_t host) {
+    for (const auto& io : ios) {
+      ASSERT_TRUE(world_.hosts.run_until([&io] { return io->done; }));
+      ASSERT_EQ(io->status, IoStatus::kOk);
+      ASSERT_EQ(io->completions, 1);
+      ASSERT_EQ(io->thread, &traveller.thread());
+      ASSERT_EQ(io->host, &world_.hosts[host]);
+    }
+    const size_t bytes = ios.size() * 4096;
+    const uint64_t begin = ios.front()->offset_bytes;
+    ASSERT_TRUE(std::ranges::equal(file_.contents(begin, bytes), data_.bytes(begin, bytes)));
+  }
+};
+
+TEST_F(UringMoveTest, WhatTheKernelHoldsCompletesOnTheNewHost) {
+  Traveller traveller(world_, 1);
+  for (const size_t host : {2U, 0U, 1U}) {
+    kernel_.hold = true;
+    const auto ios = submit_writes(traveller, 3);
+    world_.hosts.run_until_idle();
+    ASSERT_EQ(kernel_.held(), 3U);
+    traveller.move(host);
+    for (const auto& io : ios) EXPECT_FALSE(io->done);
+    kernel_.release();
+    finish_all(ios, traveller, host);
+  }
+}
+
+TEST_F(UringMoveTest, WhatWaitsIsSubmittedOnTheNewHost) {
+  constexpr size_t kWaiting = 5;
+  Traveller traveller(world_, 1);
+  kernel_.hold = true;
+  const auto held = submit_writes(traveller, FileQueue::kSlots);
+  const auto waiting = submit_writes(traveller, kWaiting, FileQueue::kSlots);
+  world_.hosts.run_until_idle();
+  ASSERT_EQ(kernel_.held(), FileQueue::kSlots);
+  io_uring* const old_ring = kernel_.ring;
+  traveller.move(2);
+  world_.hosts.run_until_idle();
+  EXPECT_EQ(kernel_.held_in[old_ring], FileQueue::kSlots);
+  EXPECT_EQ(kernel_.held(), FileQueue::kSlots + kWaiting);
+  EXPECT_NE(kernel_.ring, old_ring);
+  kernel_.release();
+  finish_all(held, traveller, 2);
+  finish_all(waiting, traveller, 2);
+}
+
+TEST_F(UringMoveTest, WhatTheKernelWasTooBusyForIsSubmittedAgainOnTheNewHost) {
+  Traveller traveller(world_, 1);
+  kernel_.hold = true;
+  const auto ios = submit_writes(traveller, 3);
+  world_.hosts.run_until_idle();
+  io_uring* const old_ring = kernel_.ring;
+  traveller.move(2);
+  kernel_.refuse();
+  kernel_.hold = true;
+  world_.hosts.run_until_idle();
+  for (const auto& io : ios) EXPECT_FALSE(io->done);
+  EXPECT_EQ(kernel_.held_in[old_ring], 0U);
+  EXPECT_EQ(kernel_.held(), 3U);
+  kernel_.release();
+  finish_all(ios, traveller, 2);
+}
+
+TEST_F(UringMoveTest, WhatTheKernelWasTooBusyForFollowsAThreadThatHasComeBack) {
+  Traveller traveller(world_, 1);
+  kernel_.hold = true;
+  const auto ios = submit_writes(traveller, 3);
+  world_.hosts.run_until_idle();
+  traveller.move(2);
+  kernel_.refuse();
+  kernel_.hold = true;
+  // What was refused is on its way to host 2 while the thread goes back.
+  traveller.move(1);
+  while (kernel_.held() == 0) {
+    world_.hosts.advance(kNsPerMs);
+    world_.hosts.run_until_idle();
+  }
+  kernel_.release();
+  finish_all(ios, traveller, 1);
+}
+
+// The old ring knows the file by a place in its table, which could be empty, or another file's, by the time that the
+// kernel takes what it had no memory for.
+TEST_F(UringMoveTest, WhatTheKernelHasNotTakenStaysWithItsFile) {
+  const TempFile other_file(4U << 20);
+  world_.add(module_.create({.name = "other", .filename = other_file.path()}));
+  auto traveller = std::make_unique<Traveller>(world_, 1);
+  Traveller stays(world_, 1, "other");
+  kernel_.busy_calls = 1;
+  const auto ios = submit_writes(*traveller, 3);
+  world_.hosts.run_until_idle();
+  ASSERT_EQ(kernel_.calls.size(), 1U);
+  traveller->move(2);
+  kernel_.busy_calls = 1;  // the retry's
+  PageBuffer page(4096, 9);
+  PlacedIo read(IoType::kRead, 0, {page.bytes()});
+  stays.disk().submit(read);
+  world_.hosts.run_until_idle();
+  while (!ios.back()->done || !read.done) {
+    world_.hosts.advance(kNsPerMs);
+    world_.hosts.run_until_idle();
+  }
+  finish_all(ios, *traveller, 2);
+  EXPECT_EQ(stays.disk().finish(read), IoStatus::kOk);
+  EXPECT_TRUE(all_zero(page.bytes()));
+  EXPECT_TRUE(all_zero(other_file.contents(0, 4U << 20)));
+  // Its place is given back.
+  traveller.reset();
+  world_.hosts.await(world_.app(), world_.manager.remove(*world_.manager.find("disk"), RemoveMode::kIfUnused));
+  EXPECT_TRUE(create().has_value());
 }
 
 }  // namespace

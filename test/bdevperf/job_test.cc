@@ -210,7 +210,7 @@ class OpenLoopTest : public JobTest {
 
 TEST_F(OpenLoopTest, RequestsArriveAtTheRateHoweverSoonTheyComplete) {
   for (const PollMode mode : {PollMode::kPoll, PollMode::kInterrupt, PollMode::kAdaptive}) {
-    world_.hosts.set_mode(mode, 50 * kNsPerUs);
+    world_.hosts.set_mode(mode);
     const auto job = run(open(10'000, 16), {.time_ns = kNsPerSec / 2}, 10 * kNsPerUs);
     // The standard deviation of a count is its root: 71.
     EXPECT_NEAR(static_cast<double>(job->ios()), 5000, 300);

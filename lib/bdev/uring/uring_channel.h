@@ -11,15 +11,17 @@ class UringChannel final : public FileChannel {
   explicit UringChannel(FileBdev& bdev) : FileChannel(bdev) {}
   ~UringChannel() override { release(); }
 
-  // What the ring calls the file; made with the first request.
-  static const UringFile& target_of(const BlockIo& io) {
-    auto& self = *static_cast<UringChannel*>(io.channel);
-    if (!self.asked_) {
-      self.asked_ = true;
-      self.target_ = self.group().add_file(self.file());
+  // For the group: a request of this channel is put into the ring, or taken out. What the ring calls the file.
+  static const UringFile& enter_ring(const BlockIo& io) {
+    auto& self = static_cast<UringChannel&>(*io.channel);
+    if (!self.in_table_) {
+      self.in_table_ = true;
+      self.place_ = self.group().add_file(self, self.file());
     }
-    return self.target_;
+    ++self.place_.in_ring;
+    return self.place_.file;
   }
+  void leave_ring() { --place_.in_ring; }
 
  private:
   UringGroup& group() const { return static_cast<UringGroup&>(queue()); }
@@ -30,11 +32,11 @@ class UringChannel final : public FileChannel {
     release();
   }
   void release() {
-    if (std::exchange(asked_, false)) group().release_file(target_);
+    if (std::exchange(in_table_, false)) group().release_file(*this, place_);
   }
 
-  UringFile target_;
-  bool asked_ = false;
+  UringGroup::Place place_;
+  bool in_table_ = false;
 };
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 #include "lib/bdev/uring/uring_group.h"
 
+#include <algorithm>
 #include <cerrno>
 
 #include "lib/base/check.h"
@@ -17,10 +18,35 @@ UringGroup::~UringGroup() {
   if (Poller::thread() != nullptr) host().home().remove_poller(*this);
 }
 
-UringFile UringGroup::add_file(const FileBackend& file) {
+UringGroup::Place UringGroup::add_file(const UringChannel& channel, const FileBackend& file) {
+  // It has come back before its last requests were done.
+  if (const auto left = std::ranges::find(leaving_, &channel, &Leaving::channel); left != leaving_.end()) {
+    const Place place = left->place;
+    leaving_.erase(left);
+    return place;
+  }
   // A block device that the kernel kept open a little longer could not be opened again meanwhile.
-  if (file.is_block_device() && !ring_.lets_go_at_once()) return {.fd = file.fd()};
-  return ring_.add_file(file.fd());
+  if (file.is_block_device() && !ring_.lets_go_at_once()) return {.file = {.fd = file.fd()}};
+  return {.file = ring_.add_file(file.fd())};
+}
+
+void UringGroup::release_file(const UringChannel& channel, const Place& place) {
+  if (place.in_ring == 0) {
+    ring_.remove_file(place.file);
+  } else {
+    leaving_.push_back({.channel = &channel, .place = place});
+  }
+}
+
+void UringGroup::leave_ring(const BlockIo& io) {
+  auto& channel = static_cast<UringChannel&>(*io.channel);
+  const auto left = std::ranges::find(leaving_, &channel, &Leaving::channel);
+  if (left == leaving_.end()) {
+    channel.leave_ring();
+  } else if (--left->place.in_ring == 0) {
+    ring_.remove_file(left->place.file);
+    leaving_.erase(left);
+  }
 }
 
 Result<int> UringGroup::open() {
@@ -35,7 +61,7 @@ void UringGroup::start_pending() {
   while (in_flight_ + prepared_ < kSlots) {
     BlockIo* io = take_pending(budget);
     if (io == nullptr) break;
-    ring_.prepare(UringChannel::target_of(*io), *io);
+    ring_.prepare(UringChannel::enter_ring(*io), *io);
     ++prepared_;
   }
   if (prepared_ == 0) return;
@@ -52,6 +78,7 @@ size_t UringGroup::take_completions() {
   UringCompletion completions[kBatch];
   const size_t count = ring_.take_completions(completions);
   in_flight_ -= static_cast<uint32_t>(count);
+  for (size_t i = 0; i < count; ++i) leave_ring(*completions[i].io);
   // The kernel was short of something, and nothing was done.
   const auto refused = [](int result) { return result == -EAGAIN || result == -EINTR; };
   for (size_t i = 0; i < count; ++i) {
