@@ -21,8 +21,8 @@ import signal
 import sys
 import time
 
-sys.dont_write_bytecode = True
-from rpc import DEFAULT_SOCKET, Client, Failure, take_value, usage  # scripts/rpc.py  # noqa: E402
+sys.dont_write_bytecode = True  # of rpc.py, beside it
+from rpc import DEFAULT_SOCKET, Client, Failure, take_value, usage
 
 TIMEOUT_S = 60
 BAR_WIDTH = 20
