@@ -21,8 +21,8 @@ import signal
 import sys
 import time
 
-sys.dont_write_bytecode = True
-from rpc import DEFAULT_SOCKET, Client, Failure, take_value, usage  # scripts/rpc.py  # noqa: E402
+sys.dont_write_bytecode = True  # of rpc.py, beside it
+from rpc import DEFAULT_SOCKET, Client, Failure, take_value, usage
 
 TIMEOUT_S = 60
 BAR_WIDTH = 20
@@ -54,12 +54,11 @@ def bar(busy, vain):
 
 def reactor_line(before, after, seconds):
     busy, vain, asleep = (after[name] - before[name] for name in ("busy", "idle", "asleep"))
-    # A reactor that sleeps counts that when it wakes up: what is missing, it has slept.
-    total = max(busy + vain + asleep, seconds * 1e9)
-    busy, vain = percent(busy, total), percent(vain, total)
+    total = busy + vain + asleep
+    busy, vain, asleep = percent(busy, total), percent(vain, total), percent(asleep, total)
     wakeups = (after["wakeups"] - before["wakeups"]) / seconds
     return (f"{after['lcore']:>4}  {after['mode']:<9}  [{bar(busy, vain)}] {busy:>6.1f} {vain:>6.1f} "
-            f"{100 - busy - vain:>7.1f}  {wakeups:>10.0f}  {after['hot_pollers']:>4} {after['cold_pollers']:>5}  "
+            f"{asleep:>7.1f}  {wakeups:>10.0f}  {after['hot_pollers']:>4} {after['cold_pollers']:>5}  "
             f"{len(after['lw_threads']):>7}")
 
 

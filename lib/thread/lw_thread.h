@@ -118,7 +118,11 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   uint64_t busy_ns() const { return busy_ns_; }
   uint64_t idle_ns() const { return idle_ns_; }
   // Since its first turn, it had none for so long: it waited, or others ran.
-  uint64_t asleep_ns() const { return first_turn_ns_ == 0 ? 0 : now_ns() - first_turn_ns_ - busy_ns_ - idle_ns_; }
+  uint64_t asleep_ns() const {
+    // Of a thread that has just moved, the clock of the new core may be a little behind.
+    const uint64_t ran_until_ns = first_turn_ns_ + busy_ns_ + idle_ns_;
+    return first_turn_ns_ == 0 || now_ns() < ran_until_ns ? 0 : now_ns() - ran_until_ns;
+  }
   template <typename Fn>
   void for_each_poller(Fn&& fn) {
     hot_.for_each(fn);

@@ -3,9 +3,9 @@
 //
 // Idle threads are packed on the first cores, so that whole cores sleep; busy ones are spread, so that each has as much
 // of a core as it can use. What keeps threads from going to and fro: a busy one moves only if the fuller of the two
-// cores is then kMargin less full than before; an idle one only after it has been idle for kQuietPeriods or where its
-// core is too full, and only to a core that has kMargin to spare. With the loads that it was given, what it returns is
-// followed by no other move.
+// cores is then kMargin less full than before; an idle one only after it has been quiet for kQuietPeriods or where its
+// core is too full, and only to a core that has kMargin to spare. While loads stay as they are, a few rounds bring
+// everything to rest.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +37,7 @@ struct ThreadLoad {
   double load = 0;
   CpuMask cpumask;
   size_t core = 0;             // the index of its core
-  uint32_t quiet_periods = 0;  // for how many it has been idle
+  uint32_t quiet_periods = 0;  // for how many it has been below kQuietShare of load_limit
 };
 
 struct PlannedMove {
@@ -47,6 +47,7 @@ struct PlannedMove {
 };
 
 inline constexpr double kMargin = 10;
+inline constexpr double kQuietShare = 0.75;
 inline constexpr uint32_t kQuietPeriods = 3;
 
 // `cores` in order of preference: idle threads are packed on the first ones.

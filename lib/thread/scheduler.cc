@@ -121,8 +121,8 @@ void Scheduler::evaluate(size_t core, const std::vector<Account>& accounts, uint
     ThreadLoad& thread = loads_[i];
     if (thread_load > 0) thread.load *= 1 + home_load / thread_load;
     History& history = histories[thread.id];
-    const bool busy = thread.load >= options_.limits.load_limit;
-    if (elapsed_ns > 0) history.quiet_periods = busy ? 0 : history.quiet_periods + 1;
+    const bool quiet = thread.load < kQuietShare * options_.limits.load_limit;
+    if (elapsed_ns > 0) history.quiet_periods = quiet ? history.quiet_periods + 1 : 0;
     thread.quiet_periods = history.quiet_periods;
     all_quiet_ = all_quiet_ && history.quiet_periods >= kQuietPeriods;
   }

@@ -38,8 +38,9 @@ class Threads(unittest.TestCase):
         return next(thread['id'] for thread in self.call('thread_get_stats')['threads'] if thread['name'] == name)
 
     def core_of(self, thread_id):
-        return next(reactor['lcore'] for reactor in self.call('framework_get_reactors')['reactors']
-                    if any(thread['id'] == thread_id for thread in reactor['lw_threads']))
+        """None while it is on its way."""
+        return next((reactor['lcore'] for reactor in self.call('framework_get_reactors')['reactors']
+                     if any(thread['id'] == thread_id for thread in reactor['lw_threads'])), None)
 
     def home_of(self, core):
         return self.thread_id(f'reactor_{core}')

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <random>
 #include <vector>
 
 #include "test/support/manual_host.h"
@@ -85,6 +86,23 @@ TEST_F(SchedulerTest, DynamicPacksThreadsThatHaveBecomeIdle) {
   pass({{first, 2}, {second, 2}});
   EXPECT_EQ(core_of(first), 0U);
   EXPECT_EQ(core_of(second), 0U);
+}
+
+TEST_F(SchedulerTest, LoadsThatVaryAroundTheLimitMoveNothingToAndFro) {
+  std::vector<LwThread*> threads;
+  for (int i = 0; i < 4; ++i) threads.push_back(&create(1));
+  start();
+  std::mt19937_64 random(1);
+  const auto pass_with_noise = [&] {
+    std::vector<Cost> costs;
+    for (LwThread* thread : threads) costs.push_back({*thread, 17 + random() % 7});
+    pass(costs);
+  };
+  for (int i = 0; i < 50; ++i) pass_with_noise();
+  const uint64_t moves = scheduler_.moves();
+  EXPECT_GE(moves, 2U);
+  for (int i = 0; i < 500; ++i) pass_with_noise();
+  EXPECT_EQ(scheduler_.moves(), moves);
 }
 
 TEST_F(SchedulerTest, ThreadsStayWithinTheirMasks) {
