@@ -77,6 +77,8 @@ Task<> ThreadDirectory::flush_messages_to(ThreadHost& host) {
 }
 
 Task<Result<>> ThreadDirectory::set_cpumask(LwThread& thread, CpuMask cpumask) {
+  // Also where the mask has its core: that is how others see which core a host stands for.
+  if (!owned_.contains(thread.id())) co_return fail(EBUSY, "a reactor's own thread keeps its core");
   auto place = placer_.place(cpumask);
   if (!place) co_return std::unexpected(place.error());
   if ((thread.host().home().cpumask() & cpumask).none()) {
