@@ -1,7 +1,11 @@
 // What a simulation's scenario does while users do I/O.
+#include <sys/socket.h>
+
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
+#include "lib/virtio/connection.h"
 #include "test/sim/simulation.h"
 
 namespace sluice::sim {
@@ -49,6 +53,9 @@ void Simulation::one_event() {
       break;
     case 12:
       begin("looking around", look_around());
+      break;
+    case 13:
+      begin("knocking at " + through.controller, knock(through));
       break;
     default:
       begin("moving a thread", move_a_thread());
@@ -245,6 +252,17 @@ Task<> Simulation::detach(Export& through) {
   if (!detached) context_.fail("{} cannot be detached: {}", through.front, detached.error().what);
   through.attached = false;
   through.front_busy = false;
+}
+
+// Somebody else connects, talks nonsense or nothing, and goes: the front end may have to wait, no more.
+Task<> Simulation::knock(Export& through) {
+  const Result<UniqueFd> socket = vhost::Connection::connect(directory_ + "/" + through.controller);
+  if (!socket) co_return;
+  std::array<uint32_t, 5> words{};
+  for (uint32_t& word : words) word = chance(50) ? 0 : static_cast<uint32_t>(context_.random());
+  const size_t length = below(sizeof(words) + 1);
+  std::ignore = ::send(socket->get(), words.data(), length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  co_await sleep_for(1 + below(2 * kNsPerMs));
 }
 
 }  // namespace sluice::sim

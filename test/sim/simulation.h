@@ -83,6 +83,7 @@ class Simulation {
   Task<> replace_disk(DiskState& disk);
   Task<> attach(Export& through);
   Task<> detach(Export& through);
+  Task<> knock(Export& through);
   Task<> move_a_thread();
   Task<> look_around();
 
