@@ -116,6 +116,12 @@ void ManualHosts::advance(uint64_t ns) {
   for (const auto& host : hosts_) host->advance(ns);
 }
 
+uint64_t ManualHosts::next_deadline_ns() const {
+  uint64_t earliest = UINT64_MAX;
+  for (const auto& host : hosts_) earliest = std::min(earliest, host->next_deadline_ns());
+  return earliest;
+}
+
 bool ManualHosts::turn() {
   bool worked = false;
   if (!random_) {

@@ -45,6 +45,8 @@ class ManualHost final : public ThreadHost {
   bool turn();
   // False when the host would sleep: nothing is left to run and no poller is hot.
   bool runnable() const { return has_runnable(); }
+  // Of its threads' timers, the earliest; UINT64_MAX when none is armed.
+  using ThreadHost::next_deadline_ns;
 
   void post(Message& message) override;
 
@@ -95,6 +97,8 @@ class ManualHosts final : public ThreadPlacer {
   uint64_t now_ns() const { return hosts_.front()->now_ns(); }
   // Moves the clock of all hosts; what has become due runs in the next turn.
   void advance(uint64_t ns);
+  // The earliest timer of all hosts; UINT64_MAX when none is armed.
+  uint64_t next_deadline_ns() const;
 
   // One turn of each host. True if there was work.
   bool turn();

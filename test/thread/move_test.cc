@@ -307,5 +307,12 @@ TEST_F(MoveTest, CpumaskMovesItOnlyWhereItMust) {
   EXPECT_EQ(thread_->cpumask(), *CpuMask::parse("0x7"));
 }
 
+TEST_F(MoveTest, CpumaskOfAHomeThreadStaysItsCore) {
+  for (const char* mask : {"0x2", "0x7"}) {
+    EXPECT_EQ(hosts_.await(app_, threads_.set_cpumask(hosts_.home(1), *CpuMask::parse(mask))).error().code, EBUSY);
+    EXPECT_EQ(hosts_.home(1).cpumask(), *CpuMask::parse("0x2"));
+  }
+}
+
 }  // namespace
 }  // namespace sluice
