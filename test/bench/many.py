@@ -23,6 +23,7 @@ LEAST_DEVICES = 128  # fewer would be another measurement
 DESCRIPTORS_EACH = 4
 DESCRIPTORS_BESIDE = 500
 MAPS_BESIDE = 1000
+SMALL_BLOCKS = 1 << 15
 SETTLE_S = 0.2  # until what has been begun is done
 
 
@@ -49,22 +50,42 @@ class ManyDisks(backends.SluiceBackend):
     # On tmpfs, as /run is: on a disk the file system takes most of the time in which a socket is made.
     place = '/dev/shm'
 
-    def __init__(self, name, count, mode='interrupt'):
+    def __init__(self, name, count, mode='interrupt', kind='null', on=None):
         super().__init__(f'bench-{name}', mode)
+        self._kind = kind
+        self._cores = on or self._cores
         self._names = [f'disk{i}' for i in range(count)]
         self.prefix = self.directory / 'vhost.'
 
     def create(self):
         self._control.call_all([call for i, name in enumerate(self._names) for call in
-                                (bdev_call('null', name=name),
+                                (self._disk(name),
                                  ('vhost_create_blk_controller', {'ctrlr': f'vhost.{i}', 'dev_name': name}))])
+
+    def _disk(self, name):
+        method, params = bdev_call(self._kind, name=name)
+        if self._kind == 'malloc':
+            params['num_blocks'] = SMALL_BLOCKS  # all of them together have to fit into memory
+        return method, params
 
     def delete(self):
         self._control.call_all([('vhost_delete_controller', {'ctrlr': f'vhost.{i}'}) for i in range(len(self._names))])
-        self._control.call_all([('bdev_null_delete', {'name': name}) for name in self._names])
+        self._control.call_all([(f'bdev_{self._kind}_delete', {'name': name}) for name in self._names])
 
     def sockets(self, count):
         return [f'{self.prefix}{i}' for i in range(count)]
+
+    @property
+    def cores(self):
+        return self._cores
+
+    def change(self, method, **params):
+        self._control.call(method, **params)
+
+    def thread_ids(self):
+        """Of the controllers' threads."""
+        return [thread['id'] for thread in self._control.call('thread_get_stats')['threads']
+                if thread['name'].startswith('vhost.')]
 
     def wakeups(self):
         """How often its reactor has come back from sleep."""
@@ -80,8 +101,8 @@ class ManyDisks(backends.SluiceBackend):
         return len(list(self._proc('fd').iterdir()))
 
     def command(self):
-        text = f'sluice-vhost -m {mask(cores()[0])} --mode {self.mode}  # '
-        calls = f'{call_text(*bdev_call("null", name="disk0"))}; vhost_create_blk_controller'
+        text = f'sluice-vhost -m {hex(sum(1 << core for core in self._cores))} --mode {self.mode}  # '
+        calls = f'{call_text(*self._disk("disk0"))}; vhost_create_blk_controller'
         return text + (calls if len(self._names) == 1 else f'{len(self._names):,} times: {calls}')
 
     def _proc(self, name):

@@ -6,7 +6,7 @@ from many import most_devices
 from measures import from_guest, over_socket, with_throughput
 from plan import Group, Part, Row
 from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, google_benchmark, has_io_uring
-from settings import AllIdle, AmongMany, Neighbourhood, OfferedLoad, create_and_delete
+from settings import AllIdle, AmongMany, Neighbourhood, OfferedLoad, Restless, create_and_delete
 from targets import QsdTarget, SluiceTarget
 from uml import Uml
 
@@ -216,6 +216,17 @@ def load_group(backing, rate, image=None):
     return Group(f'{kind}, {rate:,} per second', rows, setting, cost_s=0.5)
 
 
+# --- restless: modes and threads that change under verified writes ---
+
+def restless_groups(_):
+    return [restless(64)]
+
+
+def restless(count):
+    setting = Restless(count)
+    return Group(f'{count} disks', [Row('a change every 10 ms', setting.measure, times=60)], setting, cost_s=2)
+
+
 # --- neighbours: what bad ones do to the others ---
 
 def neighbour_groups(_):
@@ -257,6 +268,8 @@ PARTS = {
     'loads': Part('Offered loads', load_groups, 'null, 10,000 per second',
                   [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99],
                   [['CPU / better', 'better', 'cpu_ns'], ['p99 / better', 'better', 'p99_us']]),
+    'restless': Part('Modes that change and threads that move', restless_groups, lambda _: [restless(8)],
+                     [RATE, P50, P99, ['max ms', 'max_ms'], ['changes', 'changes']], []),
     'neighbours': Part('Bad neighbours', neighbour_groups, lambda _: [neighbours('adaptive', 4, SMOKE_DEVICES)],
                        [P99, P50, RATE], [['p99 / none', 'none', 'p99_us']]),
     'guest': Part('A Linux guest', guest_groups, 'null, depth 1',

@@ -4,10 +4,13 @@ Each is a context manager whose methods are the rows' measurements: seconds -> (
 """
 
 import contextlib
+import threading
 import time
+from random import Random as random_of
 
+from common import GuestError
 from many import SETTLE_S, Load, ManyDisks, crowd, crowd_command, hog
-from programs import bdev_call, bdevperf_figures, call_text, cores, run_bdevperf, shown
+from programs import MODES, bdev_call, bdevperf_figures, call_text, cores, mask, run_bdevperf, shown
 
 
 class Setting(contextlib.AbstractContextManager):
@@ -121,6 +124,60 @@ def ms_of(act):
     began = time.monotonic()
     act()
     return (time.monotonic() - began) * 1000
+
+
+class Restless(Setting):
+    """A daemon on both cores, whose reactors change their modes and whose threads move all the time."""
+
+    EVERY_S = 0.01
+
+    def __init__(self, count):
+        super().__init__()
+        self._count, self._target = count, None
+
+    def _set_up(self, stack):
+        self._target = stack.enter_context(ManyDisks('restless', self._count, kind='malloc', on=cores()))
+        self._target.create()
+
+    def measure(self, seconds):
+        """Verified writes on all disks meanwhile. changes: mode switches and moves, together."""
+        calls = [bdev_call('virtio', socket, f'disk{i}') for i, socket in enumerate(self._target.sockets(self._count))]
+        with restless(self._target, self.EVERY_S) as changes:
+            result, _, command = run_bdevperf(seconds, calls, cores()[1],
+                                              ['-q', 4, '-o', 4096, '-w', 'verify', '-t', round(seconds, 3),
+                                               '--mode', 'adaptive'])
+        figures = {**bdevperf_figures(result), 'max_ms': result['total']['max_latency_us'] / 1000,
+                   'changes': len(changes)}
+        return figures, f'{self._target.command()}\n{command}  # disk.json: {call_text(*calls[0])}'
+
+
+@contextlib.contextmanager
+def restless(target, every_s):
+    """Changes the target meanwhile, this often: by turns the mode of a reactor, and the core of a controller's thread."""
+    changes, stop, failed = [], threading.Event(), []
+
+    def run():
+        threads, random = target.thread_ids(), random_of(1)
+        try:
+            while not stop.wait(every_s):
+                core = random.choice(target.cores)
+                if len(changes) % 2:
+                    target.change('reactor_set_mode', lcore=core, mode=random.choice(MODES))
+                else:
+                    target.change('thread_set_cpumask', id=random.choice(threads), cpumask=mask(core))
+                changes.append(core)
+        except GuestError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield changes
+    finally:
+        stop.set()
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 class OfferedLoad(Setting):

@@ -125,7 +125,7 @@ class SluiceBackend(Backend):
 
     def __init__(self, name, mode=None):
         super().__init__(name, mode)
-        self._core = min(os.sched_getaffinity(0))  # core 0 need not be ours in a container
+        self._cores = [min(os.sched_getaffinity(0))]  # core 0 need not be ours in a container
 
     def grow(self, disk, size_bytes):
         os.truncate(disk.image, size_bytes)
@@ -137,7 +137,8 @@ class SluiceBackend(Backend):
         self._control.call('bdev_aio_delete', name=disk.name, force=True)
 
     def set_mode(self, mode):
-        self._control.call('reactor_set_mode', lcore=self._core, mode=mode)
+        for core in self._cores:
+            self._control.call('reactor_set_mode', lcore=core, mode=mode)
 
     @staticmethod
     def require():
@@ -158,7 +159,7 @@ class SluiceBackend(Backend):
 
     def _start(self):
         rpc_path = self.directory / 'rpc.sock'
-        self._spawn([self.require(), '-m', hex(1 << self._core), '-S', self.directory, '-r', rpc_path,
+        self._spawn([self.require(), '-m', hex(sum(1 << core for core in self._cores)), '-S', self.directory, '-r', rpc_path,
                      '--mode', self.mode or 'interrupt'])
         # The daemon's only sign that it is ready is its socket: try until it answers.
         deadline = Deadline(START_TIMEOUT_S)

@@ -86,6 +86,8 @@ class Methods(DaemonCase):
             ('bdev_reset_iostat', {'name': 'm0', 'mode': 'maxmin'}, True),
             ('vhost_create_blk_controller', {'ctrlr': 'vm0', 'dev_name': 'm0', 'readonly': True}, True),
             ('vhost_get_controllers', {'name': 'vm0'}, self.check_controller),
+            ('vhost_controller_set_coalescing', {'ctrlr': 'vm0', 'delay_base_us': 100, 'iops_threshold': 5000}, True),
+            ('vhost_get_controllers', {'name': 'vm0'}, lambda r: r[0]['delay_base_us'] == 100),
             ('vhost_delete_controller', {'ctrlr': 'vm0'}, True),
             ('bdev_malloc_delete', {'name': 'm0'}, True),
             ('bdev_null_delete', {'name': 'n0'}, True),
@@ -362,6 +364,8 @@ class BadInput(DaemonCase):
             self.assert_refused(-ENODEV, missing, method, name='x')
         self.assert_refused(-ENODEV, missing, 'vhost_delete_controller', ctrlr='x')
         self.assert_refused(-ENODEV, missing, 'vhost_create_blk_controller', ctrlr='c', dev_name='x')
+        coalescing = {'delay_base_us': 1, 'iops_threshold': 1}
+        self.assert_refused(-ENODEV, missing, 'vhost_controller_set_coalescing', ctrlr='x', **coalescing)
         self.assertFalse((self.daemon.directory / 'c').exists(), 'a failed call leaves nothing behind')
 
     def test_a_file_tells_whether_it_can_discard(self):
@@ -493,7 +497,9 @@ class Lifetime(unittest.TestCase):
             client.call('bdev_null_create', name='n', num_blocks=256, block_size=4096)
             client.call('bdev_aio_create', name='a', filename=str(image), block_size=512, readonly=True)
             client.call('vhost_create_blk_controller', ctrlr='vm0', dev_name='m')
-            client.call('vhost_create_blk_controller', ctrlr='vm1', dev_name='a', readonly=True)
+            client.call('vhost_create_blk_controller', ctrlr='vm1', dev_name='a', readonly=True,
+                        queue_threads=2)
+            client.call('vhost_controller_set_coalescing', ctrlr='vm0', delay_base_us=20, iops_threshold=5000)
             before = [client.call('bdev_get_bdevs'), client.call('vhost_get_controllers')]
             self.assertEqual(daemon.run_rpc_py('save_config', str(config)).stderr, '')
             self.assertEqual(daemon.stop(), 0)
