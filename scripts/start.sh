@@ -145,7 +145,7 @@ on_exit() {
 trap on_exit EXIT
 trap ask_to_stop INT TERM
 
-arguments=(-m "$coremask" -S "$var" -r "$rpc" -c "$config" --mode interrupt --log-level NOTICE)
+arguments=(-m "$coremask" -S "$var" -r "$rpc" -c "$config" --log-level NOTICE)
 if [[ $guest == yes ]]; then
   "$daemon_binary" "${arguments[@]}" >"$log" 2>&1 </dev/null &
 else

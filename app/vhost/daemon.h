@@ -12,7 +12,7 @@ namespace sluice {
 
 struct DaemonOptions {
   CpuMask cpumask;
-  PollMode mode = PollMode::kInterrupt;
+  PollMode mode = PollMode::kAdaptive;
   std::string vhost_directory = ".";
   mode_t vhost_socket_mode = 0600;
   std::string rpc_socket = "/var/tmp/sluice.sock";

@@ -51,7 +51,7 @@ std::optional<LogFlag> parse_flag(const std::string& text) { return parse_log_fl
 int main(int argc, char** argv) {
   DaemonOptions options;
   std::string cpumask = "0x1";
-  std::string mode = "interrupt";
+  std::string mode = "adaptive";
   std::string vhost_socket_mode = "0600";
   std::string rpc_socket_mode = "0600";
   std::string log_level = "NOTICE";

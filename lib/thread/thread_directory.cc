@@ -68,32 +68,35 @@ Task<Result<>> ThreadDirectory::carry(LwThread& thread, ThreadHost& destination)
   ThreadHost& origin = thread.host();  // only this function changes it
   if (&origin == &destination) co_return Result<>{};
   if (&thread == LwThread::current()) co_return fail(EBUSY, "a thread cannot move itself");
-  const bool let_go = co_await call_on(origin.home(), [&thread, &origin, &destination] {
-    if (!thread.can_move()) return false;
-    origin.let_go(thread, destination);
-    return true;
-  });
-  if (!let_go) co_return fail(EBUSY, "the thread uses a device whose channels cannot move");
-  co_await flush_messages_to(origin);
-  co_await call_on(origin.home(), [&thread, &origin] { origin.hand_over(thread); });
-  co_await call_on(destination.home(), [&thread, &destination] { destination.take_over(thread); });
+  const bool moved = co_await call_on(origin.home(), [&] { return hand_over(thread, origin, destination); });
+  if (!moved) co_return fail(EBUSY, "the thread uses a device whose channels cannot move");
   co_return Result<>{};
 }
 
-// The messages of one host to another arrive in order: what follows all others to `host` has them before it.
-Task<> ThreadDirectory::flush_messages_to(ThreadHost& host) {
+// On the old host. The thread does not run between letting go and taking over: no message more than it takes.
+Task<bool> ThreadDirectory::hand_over(LwThread& thread, ThreadHost& origin, ThreadHost& destination) const {
+  if (!thread.can_move()) co_return false;
+  origin.let_go(thread, destination);
+  co_await flush_messages();
+  origin.hand_over(thread);
+  co_await call_on(destination.home(), [&thread, &destination] { destination.take_over(thread); });
+  co_return true;
+}
+
+// The messages of one host to another arrive in order: its answer comes after all that it had for this one.
+Task<> ThreadDirectory::flush_messages() const {
   const std::vector<ThreadHost*> hosts = placer_.hosts();
-  size_t left = hosts.size();
+  size_t left = 1;
   Event flushed;
+  const auto count = [&left, &flushed] {
+    if (--left == 0) flushed.set();
+  };
   for (ThreadHost* sender : hosts) {
-    start(
-        [](ThreadHost& from, ThreadHost& to) -> Task<> {
-          co_await call_on(from.home(), [&to] { return call_nothing_on(to); });
-        }(*sender, host),
-        [&left, &flushed] {
-          if (--left == 0) flushed.set();
-        });
+    if (sender->is_current()) continue;
+    ++left;
+    start(call_nothing_on(*sender), count);
   }
+  count();
   co_await flushed.wait();
 }
 

@@ -94,8 +94,9 @@ class ThreadDirectory {
   static void settle(Owned& owned);
   // Requires: `changing` is set.
   Task<Result<>> carry(LwThread& thread, ThreadHost& destination);
-  // Waits until every host has handed over what it had for `host` when this was called.
-  Task<> flush_messages_to(ThreadHost& host);
+  Task<bool> hand_over(LwThread& thread, ThreadHost& origin, ThreadHost& destination) const;
+  // On a host: waits until every other one has handed over what it had for this one when this was called.
+  Task<> flush_messages() const;
 
   ThreadPlacer& placer_;
   uint64_t next_id_ = 1;

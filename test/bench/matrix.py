@@ -224,7 +224,9 @@ def restless_groups(_):
 
 def restless(count):
     setting = Restless(count)
-    return Group(f'{count} disks', [Row('a change every 10 ms', setting.measure, times=60)], setting, cost_s=2)
+    rows = [Row('no change', partial(setting.measure, changing=False), times=60),
+            Row('a change every 10 ms', partial(setting.measure, changing=True), {'still': 'no change'}, times=60)]
+    return Group(f'{count} disks', rows, setting, cost_s=2)
 
 
 # --- neighbours: what bad ones do to the others ---
@@ -269,7 +271,8 @@ PARTS = {
                   [RATE, ['target CPU ns/IO', 'cpu_ns'], P50, P99],
                   [['CPU / better', 'better', 'cpu_ns'], ['p99 / better', 'better', 'p99_us']]),
     'restless': Part('Modes that change and threads that move', restless_groups, lambda _: [restless(8)],
-                     [RATE, P50, P99, ['max ms', 'max_ms'], ['changes', 'changes']], []),
+                     [RATE, P50, P99, ['max ms', 'max_ms'], ['changes', 'changes']],
+                     [['max / no change', 'still', 'max_ms']]),
     'neighbours': Part('Bad neighbours', neighbour_groups, lambda _: [neighbours('adaptive', 4, SMOKE_DEVICES)],
                        [P99, P50, RATE], [['p99 / none', 'none', 'p99_us']]),
     'guest': Part('A Linux guest', guest_groups, 'null, depth 1',

@@ -136,7 +136,7 @@ class Methods(DaemonCase):
         reactor, = result['reactors']
         self.assertEqual(result['tick_rate'], 10**9)
         self.assertEqual(result['pid'], self.daemon.process.pid)
-        self.assertEqual(reactor['mode'], 'interrupt')
+        self.assertEqual(reactor['mode'], 'adaptive')
         self.assertTrue(reactor['in_interrupt'])
         for name in ('lcore', 'tid', 'busy', 'idle', 'asleep', 'wakeups', 'hot_pollers', 'cold_pollers', 'lw_threads'):
             self.assertIn(name, reactor)
@@ -243,7 +243,7 @@ class Methods(DaemonCase):
         self.call('vhost_delete_controller', ctrlr='pulled')
 
     def test_modes_of_reactors_change(self):
-        for mode in ('poll', 'adaptive', 'interrupt'):
+        for mode in ('poll', 'interrupt', 'adaptive'):
             self.call('reactor_set_mode', mode=mode, lcore=min(os.sched_getaffinity(0)))
             reactor, = self.call('framework_get_reactors')['reactors']
             self.assertEqual((reactor['mode'], reactor['in_interrupt']), (mode, mode != 'poll'))

@@ -175,13 +175,13 @@ class Top(unittest.TestCase):
         lines = done.stdout.splitlines()
         core = self.daemon.cores[0]
         self.assertIn('1 reactors, 1 threads; scheduler static', lines[0])
-        self.assertRegex(lines[3], rf'^ +{core}  interrupt  \[#*-*\.+\] +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +\d+ +\d+ +1$')
+        self.assertRegex(lines[3], rf'^ +{core}  adaptive   \[#*-*\.+\] +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +\d+ +\d+ +1$')
         self.assertTrue(any(line.endswith(f'  reactor_{core}') for line in lines[5:]), done.stdout)
         self.assertNotIn('\033', done.stdout)
 
     def test_a_reactor_that_polls_is_not_shown_as_asleep(self):
         client = self.daemon.client()
-        self.addCleanup(client.call, 'reactor_set_mode', mode='interrupt')
+        self.addCleanup(client.call, 'reactor_set_mode', mode='adaptive')
         client.call('reactor_set_mode', mode='poll')
         line = self.run_top('--once', '-i', '0.2').stdout.splitlines()[3]
         self.assertIn('poll', line)
