@@ -224,8 +224,8 @@ def restless_groups(_):
 
 def restless(count):
     setting = Restless(count)
-    rows = [Row('no change', partial(setting.measure, changing=False), times=60),
-            Row('a change every 10 ms', partial(setting.measure, changing=True), {'still': 'no change'}, times=60)]
+    rows = [Row('no change', partial(setting.measure, changing=False), times=30),
+            Row('a change every 10 ms', partial(setting.measure, changing=True), {'still': 'no change'}, times=30)]
     return Group(f'{count} disks', rows, setting, cost_s=2)
 
 
