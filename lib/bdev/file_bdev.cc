@@ -57,7 +57,7 @@ void FileChannel::resubmit(BlockIo& io) {
   post_to(*io.target, [&io] { static_cast<FileChannel*>(io.channel)->do_submit(io); });
 }
 
-// What the kernel has been given completes where it was; what waits goes along.
+// What waits for the kernel goes along; the rest completes where it was.
 void FileChannel::on_leave() { queue_->withdraw(*this, withdrawn_); }
 
 void FileChannel::on_arrive() {

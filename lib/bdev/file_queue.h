@@ -34,7 +34,7 @@ class FileQueue : public HostLocal, protected Poller {
 
   // Takes a read, write, flush, discard or write zeroes; completes it.
   void submit(BlockIo& io);
-  // Takes out what the channel has here that has not been started, in order.
+  // Takes out what the channel has here that waits for the kernel, in order.
   void withdraw(const BdevChannel& channel, Fifo<Work>& withdrawn);
 
  protected:

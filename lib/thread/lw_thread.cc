@@ -89,12 +89,15 @@ bool LwThread::poll_hot() {
       ++poller.busy_count_;
       poller.last_work_ns_ = now;
       poller.vain_polls_ = 0;
+      if (poller.woken_after_ns_) poller.learn(*std::exchange(poller.woken_after_ns_, std::nullopt));
       worked = true;
       continue;
     }
     ++poller.vain_polls_;
     if (!poller.hot_ || !may_sleep || !tired(poller)) continue;
     if (poller.try_sleep()) {
+      // Woken for nothing: whoever does that shall not be waited for.
+      if (std::exchange(poller.woken_after_ns_, std::nullopt)) poller.learn(UINT64_MAX);
       set_hot(poller, false);
     } else {
       poller.last_work_ns_ = now;
@@ -110,7 +113,9 @@ bool LwThread::poll_hot() {
 bool LwThread::tired(const Poller& poller) const {
   const ThreadHost& host = this->host();
   uint64_t window_ns = 0;
-  if (host.mode() == PollMode::kAdaptive && host.may_poll_in_vain()) window_ns = poller.window_.ns();
+  if (host.mode() == PollMode::kAdaptive && host.may_poll_in_vain()) {
+    window_ns = std::min(poller.window_.ns(), host.polling().max_poll_ns);
+  }
   const uint64_t vain_ns = now_ns() - poller.last_work_ns_;
   if (host.idle()) return std::min(vain_ns, host.idle_for_ns()) >= window_ns;
   return poller.vain_polls_ >= kMaxVainPolls && vain_ns >= window_ns;
@@ -282,10 +287,11 @@ void Poller::set_notification(int fd) {
 
 void Poller::Notification::on_event(uint32_t) {
   if (poller_.hot_) return;  // the edge tells of what was found long ago
-  const LwThread& owner = *poller_.thread_;
-  poller_.window_.learn(owner.now_ns() - poller_.last_work_ns_, owner.host().polling());
+  poller_.woken_after_ns_ = poller_.thread_->now_ns() - poller_.last_work_ns_;
   poller_.make_hot();
 }
+
+void Poller::learn(uint64_t gap_ns) { window_.learn(gap_ns, thread_->host().polling()); }
 
 EventSource::~EventSource() {
   if (thread_ != nullptr) thread_->remove_source(*this);

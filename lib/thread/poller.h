@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "lib/base/intrusive_list.h"
 #include "lib/thread/event_source.h"
@@ -67,6 +68,8 @@ class Poller : public ListHook<PollerTag> {
     Poller& poller_;
   };
 
+  void learn(uint64_t gap_ns);
+
   const char* const name_;
   LwThread* thread_ = nullptr;
   int notification_fd_ = -1;
@@ -74,6 +77,8 @@ class Poller : public ListHook<PollerTag> {
   uint64_t last_work_ns_ = 0;
   uint32_t vain_polls_ = 0;  // since there was work
   PollWindow window_;
+  std::optional<uint64_t>
+      woken_after_ns_;  // it was cold: how long after its last work, which is learned when it has some
   uint64_t run_count_ = 0;
   uint64_t busy_count_ = 0;
   Notification notification_;

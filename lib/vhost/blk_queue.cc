@@ -80,10 +80,10 @@ void BlkQueue::use_map(std::shared_ptr<const MemoryMap> map) {
 
 void BlkQueue::pause() {
   if (!running_) return;
+  running_ = false;  // first: the call may break the ring
   owner_.remove_poller(*this);
   kickless_timer_.cancel();
   if (call_timer_.armed()) call();
-  running_ = false;
 }
 
 Task<> BlkQueue::stop() {
@@ -228,7 +228,9 @@ void BlkQueue::on_publish_work() {
 }
 
 void BlkQueue::publish() {
-  if (ring_.publish() && !may_hold_back()) call();
+  // One that is held back stays due: with EVENT_IDX the ring asks for it once only.
+  const bool due = ring_.publish() || call_timer_.armed();
+  if (due && !may_hold_back()) call();
 }
 
 void BlkQueue::set_coalescing(const Coalescing& coalescing) {
@@ -241,7 +243,7 @@ void BlkQueue::set_coalescing(const Coalescing& coalescing) {
 // Source: SPDK, vhost_controller_set_coalescing; Ahmad et al., "vIC: Interrupt Coalescing for Virtual Machine Storage
 // Device IO", USENIX ATC 2011, for the depth.
 bool BlkQueue::may_hold_back() {
-  if (coalescing_.delay_base_ns == 0) return false;
+  if (coalescing_.delay_base_ns == 0 || !running_) return false;
   const uint64_t now = owner_.now_ns();
   if (const uint64_t passed_ns = now - epoch_ns_; passed_ns >= kCoalescingEpochNs) {
     const double iops = static_cast<double>(stats_.requests - epoch_requests_) * 1e9 / static_cast<double>(passed_ns);

@@ -1,7 +1,7 @@
 // BlkQueue: one queue of one block device: takes requests out of its ring, has the block device do them, and gives them
 // back. A poller: polled while it has work, woken by its kick descriptor while it has not.
 //
-// Thread:     one lightweight thread, which also handles the session's messages.
+// Thread:     one lightweight thread, the controller's or one of its own; what the session is told reaches it there.
 // Ownership:  the session's. Owns its descriptors; borrows device and channel.
 // Invariants: (1) a request in flight keeps the guest memory that it refers to mapped. (2) nothing more is taken from
 //             a broken ring until it is started anew; it costs its own queue only. (3) at most one used-index update
@@ -44,6 +44,7 @@ struct BlkQueueStats {
 struct Coalescing {
   uint64_t delay_base_ns = 0;       // 0: never
   uint32_t iops_threshold = 60000;  // up to which none are held back; at twice as many by delay_base_ns, and so on
+  bool operator==(const Coalescing&) const = default;
 };
 
 class BlkQueue final : public Poller, private MoveListener {

@@ -239,14 +239,18 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
   std::unique_ptr<BlkQueue>& queue = queues_[index];
   if (queue == nullptr) {
     LwThread& owner = *places_[index % places_.size()].thread;
-    queue = co_await run_on(owner, [this, index, &owner] {
-      return std::make_unique<BlkQueue>(index, owner, device_, coalescing_, log_limiter_);
+    const Coalescing coalescing = coalescing_;
+    queue = co_await run_on(owner, [this, index, &owner, &coalescing] {
+      return std::make_unique<BlkQueue>(index, owner, device_, coalescing, log_limiter_);
     });
+    if (coalescing_ != coalescing) {  // changed meanwhile, for those queues that there were
+      co_await run_on(owner, [&queue, present = coalescing_] { queue->set_coalescing(present); });
+    }
   }
   co_return queue.get();
 }
 
-// A queue that is seen here lives until the function has run: whoever frees it sends its message after ours.
+// Queues are freed by tear_down() only, once all `visitors_` have left.
 template <typename Fn>
 Task<> Session::for_each_queue(Fn fn) const {
   for (const auto& queue : queues_) {

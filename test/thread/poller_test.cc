@@ -192,6 +192,26 @@ TEST_F(PollerTest, WindowBeginsAnewWhenItIsMadeHot) {
   EXPECT_FALSE(poller.hot());
 }
 
+TEST_F(PollerTest, LearnsNothingGoodFromBeingWokenForNothing) {
+  const TestPoller& poller = with_window(50 * kNsPerUs);
+  EXPECT_EQ(poller.window().ns(), 50 * kNsPerUs);
+  for (int i = 0; i < 10; ++i) {
+    hosts_.advance(50 * kNsPerUs);
+    turn(2);
+    EXPECT_FALSE(poller.hot());
+    poller_->notify();
+    turn();
+  }
+  EXPECT_EQ(poller.window().ns(), 0U);
+}
+
+TEST_F(PollerTest, SmallerMaximumCountsAtOnce) {
+  const TestPoller& poller = with_window(50 * kNsPerUs);
+  hosts_.set_polling({.max_poll_ns = 0});
+  turn(2);
+  EXPECT_FALSE(poller.hot());
+}
+
 TEST_F(PollerTest, WithoutBudgetNoWindowCounts) {
   hosts_.set_polling({.grow_start_ns = 50 * kNsPerUs, .idle_poll_budget = 0});
   const TestPoller& poller = with_window(50 * kNsPerUs);

@@ -1,7 +1,10 @@
 // How calls are held back: a queue on hosts with a clock of their own, so that no time passes unasked.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "lib/bdev/bdev_manager.h"
@@ -25,9 +28,10 @@ struct IgnoreEvents : BdevEvents {
 class CoalescingTest : public testing::Test {
  protected:
   // Begins with one epoch of `iops` requests a second.
-  void start(const Coalescing& coalescing, int iops) {
+  void start(const Coalescing& coalescing, int iops, bool event_idx = false) {
+    ring_.emplace(memory_, RingDriver::Options{.event_idx = event_idx});
     threads_.list(thread_);
-    ring_.enable_calls();
+    ring_->enable_calls();
     auto made = std::make_unique<HeldBdev>("disk", 1 << 20, 512);
     disk_ = made.get();
     CHECK(bdevs_.add(std::move(made)).has_value());
@@ -39,13 +43,13 @@ class CoalescingTest : public testing::Test {
     hosts_.on(thread_, [&] {
       channel_ = thread_.get_channel(*disk_).value();
       queue_ = std::make_unique<BlkQueue>(0, thread_, *device_, coalescing, log_limiter_);
-      queue_->set_size(ring_.size());
-      queue_->set_addresses(ring_.vring_addr(0));
-      queue_->set_call(UniqueFd(::dup(ring_.call_fd())));
+      queue_->set_size(ring_->size());
+      queue_->set_addresses(ring_->vring_addr(0));
+      queue_->set_call(UniqueFd(::dup(ring_->call_fd())));
       queue_->set_started(true);
     });
     hosts_.await(thread_, queue_->update({.map = std::make_shared<const vhost::MemoryMap>(std::move(map)),
-                                          .features = device_->features() & ~vhost::kFeatureEventIdx,
+                                          .features = device_->features() & ~(event_idx ? 0 : vhost::kFeatureEventIdx),
                                           .channel = static_cast<BdevChannel*>(channel_.get()),
                                           .write_through = false,
                                           .enabled_by_default = true}));
@@ -70,18 +74,26 @@ class CoalescingTest : public testing::Test {
 
   void submit(int count) {
     for (int i = 0; i < count; ++i) {
-      ring_.add_chain(std::vector<Segment>{{header_, 16}, {data_, 512, true}, {status_, 1, true}});
+      ring_->add_chain(std::vector<Segment>{{header_, 16}, {data_, 512, true}, {status_, 1, true}});
     }
-    ring_.publish();
+    ring_->publish();
     turn();
   }
   void complete(int count) {
     hosts_.await(thread_, disk_->release_oldest(threads_, count));
     turn();
   }
+  // As a hostile front end may, at any time: from now on a write to it blocks.
+  void fill_call_descriptor() {
+    const int fd = ring_->call_fd();
+    ASSERT_EQ(::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
+    ring_->drain_call();
+    const uint64_t full = UINT64_MAX - 1;
+    ASSERT_EQ(::write(fd, &full, sizeof(full)), sizeof(full));
+  }
   void turn() {
     for (int i = 0; i < 3; ++i) hosts_.turn();
-    while (ring_.poll_used()) continue;
+    while (ring_->poll_used()) continue;
   }
   uint64_t calls() const { return queue_->stats().calls; }
 
@@ -95,7 +107,7 @@ class CoalescingTest : public testing::Test {
   std::unique_ptr<vhost::BlkDevice> device_;
   ChannelRef channel_;
   GuestMemory memory_;
-  RingDriver ring_{memory_, {}};
+  std::optional<RingDriver> ring_;
   const uint64_t header_ = memory_.allocate(0, 16);
   const uint64_t data_ = memory_.allocate(0, 512);
   const uint64_t status_ = memory_.allocate(0, 1);
@@ -162,6 +174,44 @@ TEST_F(CoalescingTest, TurningItOffMakesTheCallThatIsDue) {
   EXPECT_EQ(calls(), before + 1);
   complete(1);
   EXPECT_EQ(calls(), before + 2);
+}
+
+// The driver is not told, so it does not move its used event: the ring asks for the call once only.
+TEST_F(CoalescingTest, CallIsNotHeldBackAtLowDepthWithEventIdx) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 1000}, 4000, true);
+  ring_->enable_calls();
+  submit(5);
+  const uint64_t before = calls();
+  complete(1);
+  EXPECT_EQ(calls(), before) << "four are in flight";
+  complete(4);
+  EXPECT_EQ(calls(), before + 1);
+  hosts_.advance(kNsPerSec);
+  turn();
+  EXPECT_EQ(calls(), before + 1);
+}
+
+TEST_F(CoalescingTest, CallThatIsDueAndBlocksWhenTheRingStopsCostsTheRingOnly) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 1000}, 4000);
+  submit(8);
+  complete(1);
+  fill_call_descriptor();
+  hosts_.on(thread_, [&] { queue_->set_enabled(false); });
+  hosts_.await(thread_, disk_->release(threads_));
+  hosts_.await(thread_, queue_->update({}));
+  EXPECT_FALSE(queue_->running());
+  EXPECT_EQ(queue_->fault(), vhost::RingFault::kCallBlocked);
+}
+
+TEST_F(CoalescingTest, CallThatIsDueAndBlocksWhenTheRingBreaksCostsTheRingOnly) {
+  start({.delay_base_ns = kNsPerMs, .iops_threshold = 1000}, 4000);
+  submit(8);
+  complete(1);
+  fill_call_descriptor();
+  ring_->set_avail_idx(30'000);
+  hosts_.turn();
+  EXPECT_FALSE(queue_->running());
+  EXPECT_NE(queue_->fault(), vhost::RingFault::kNone);
 }
 
 TEST_F(CoalescingTest, StoppingMakesTheCallThatIsDue) {
