@@ -141,7 +141,7 @@ class Restless(Setting):
         self._target.create()
 
     def measure(self, seconds, changing):
-        """Verified writes on all disks, with changes meanwhile or without. changes: mode switches and moves together."""
+        """Verified writes on all disks, with changes (mode switches and moves) meanwhile, or without."""
         calls = [bdev_call('virtio', socket, f'disk{i}') for i, socket in enumerate(self._target.sockets(self._count))]
         # Memory that was never written is given out by the kernel, and below it the hypervisor, in its own time.
         run_bdevperf(0.3, calls, cores()[1], ['-q', 4, '-o', 1 << 20, '-w', 'write', '-t', 0.3, '--fill'])
@@ -156,7 +156,7 @@ class Restless(Setting):
 
 @contextlib.contextmanager
 def restless(target, every_s):
-    """Changes the target meanwhile, this often: by turns the mode of a reactor, and the core of a controller's thread."""
+    """Changes the target this often: by turns the mode of a reactor and the core of a controller's thread."""
     changes, stop, failed = [], threading.Event(), []
 
     def run():
