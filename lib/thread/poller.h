@@ -77,8 +77,8 @@ class Poller : public ListHook<PollerTag> {
   uint64_t last_work_ns_ = 0;
   uint32_t vain_polls_ = 0;  // since there was work
   PollWindow window_;
-  std::optional<uint64_t>
-      woken_after_ns_;  // it was cold: how long after its last work, which is learned when it has some
+  // Since its notification made it hot: how long after its last work that was. Learned once it has found work.
+  std::optional<uint64_t> woken_after_ns_;
   uint64_t run_count_ = 0;
   uint64_t busy_count_ = 0;
   Notification notification_;

@@ -38,6 +38,24 @@ void BlkQueue::set_call(UniqueFd fd) {
   if (running_) call();
 }
 
+Task<> BlkQueue::start(UniqueFd kick) {
+  if (fault_ != RingFault::kNone) {
+    co_await stop();  // what the broken ring still has in flight must not turn up in the new one
+    fault_ = RingFault::kNone;
+  }
+  set_kick(std::move(kick));
+  started_ = true;
+}
+
+Task<uint16_t> BlkQueue::end() {
+  started_ = false;
+  co_await stop();
+  // The peer may live on and keep the file open: it leaves our epoll set here.
+  set_kick({});
+  fault_ = RingFault::kNone;
+  co_return ring_.last_avail();
+}
+
 Task<> BlkQueue::update(Setup setup) {
   const bool should_run =
       started_ && enabled_.value_or(setup.enabled_by_default) && configured() && fault_ == RingFault::kNone;

@@ -68,18 +68,20 @@ class BlkQueue final : public Poller, private MoveListener {
   void set_size(uint16_t size) { size_ = size; }
   void set_addresses(const VringAddr& addresses) { addresses_ = addresses; }
   void set_base(uint16_t index) { ring_.set_last_avail(index); }
-  uint16_t base() const { return ring_.last_avail(); }
   // -1: none. Without a kick the ring is polled by a timer; without a call the driver polls.
   void set_kick(UniqueFd fd);
   void set_call(UniqueFd fd);
   void set_error(UniqueFd fd) { error_ = std::move(fd); }
   void set_enabled(bool enabled) { enabled_ = enabled; }
-  // SET_VRING_KICK starts a ring, whether it brings a descriptor or not.
-  void set_started(bool started) { started_ = started; }
 
   // --- Running ---
-  // Starts or stops the ring, as its state demands. It runs when it is started, enabled, set up, and its addresses are
-  // within the guest's memory; a broken one waits until it is started anew.
+  // SET_VRING_KICK: the ring is started, whether this brings a descriptor or not. One that broke begins anew, once what
+  // it had in flight is done.
+  Task<> start(UniqueFd kick);
+  // GET_VRING_BASE: it is not, and nothing is in flight any more. The base it stopped at.
+  Task<uint16_t> end();
+  // Lets the ring run or makes it stop, as its state demands. It runs when it is started, enabled, set up, and its
+  // addresses are within the guest's memory; a broken one waits until it is started anew.
   Task<> update(Setup setup);
   bool running() const { return running_; }
   // Moves the ring, if it runs, to another map of the same guest; if its addresses are not in there, it stops running.
@@ -100,7 +102,6 @@ class BlkQueue final : public Poller, private MoveListener {
   LwThread& owner() const { return owner_; }
   uint32_t in_flight() const { return in_flight_; }
   RingFault fault() const { return fault_; }
-  void clear_fault() { fault_ = RingFault::kNone; }
   const BlkQueueStats& stats() const { return stats_; }
 
   bool poll() override;

@@ -42,10 +42,7 @@ Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, bool
 }
 
 Task<Result<>> Controller::start() {
-  co_return co_await call_on(thread_, [this]() -> Task<Result<>> {
-    if (auto opened = co_await open_channels(); !opened) co_return opened;
-    co_return start_listening();
-  });
+  co_return co_await call_on(thread_, [this] { return start_serving(); });
 }
 
 Task<> Controller::stop() {
@@ -64,19 +61,12 @@ Task<ControllerInfo> Controller::info() {
                       .queue_threads = static_cast<uint32_t>(threads().size() - 1),
                       .coalescing = {},
                       .sessions = {}};
-  co_await call_on(thread_, [this, &info]() -> Task<> {
-    info.cpumask = thread_.cpumask().to_string();
-    info.coalescing = coalescing_;
-    if (session_ != nullptr) info.sessions.push_back(co_await session_->info());
-  });
+  co_await call_on(thread_, [this, &info] { return describe(info); });
   co_return info;
 }
 
 Task<> Controller::set_coalescing(Coalescing coalescing) {
-  co_await call_on(thread_, [this, &coalescing]() -> Task<> {
-    coalescing_ = coalescing;
-    if (session_ != nullptr) co_await session_->set_coalescing(coalescing);
-  });
+  co_await call_on(thread_, [this, &coalescing] { return take_over(coalescing); });
 }
 
 // --- On the application's thread ---
@@ -104,6 +94,24 @@ Task<> Controller::let_go_of_bdev() {
 
 // --- On the controller's thread ---
 
+Task<Result<>> Controller::start_serving() {
+  if (auto opened = co_await open_channels(); !opened) co_return opened;
+  auto watched = thread_.add_source(listener_, listener_fd_.get(), EPOLLIN | EPOLLET);
+  if (watched) std::ignore = serving_.spawn(serve_front_ends());
+  co_return watched;
+}
+
+Task<> Controller::describe(ControllerInfo& info) {
+  info.cpumask = thread_.cpumask().to_string();
+  info.coalescing = coalescing_;
+  if (session_ != nullptr) info.sessions.push_back(co_await session_->info());
+}
+
+Task<> Controller::take_over(Coalescing coalescing) {
+  coalescing_ = coalescing;
+  if (session_ != nullptr) co_await session_->set_coalescing(coalescing);
+}
+
 Task<Result<>> Controller::open_channels() {
   if (!opening_.enter()) co_return fail(ENODEV, "the bdev is being removed");
   Result<> opened;
@@ -124,12 +132,6 @@ Task<> Controller::close_channels() {
   for (Place& place : places_) {
     co_await run_on(*place.thread, [channel = std::move(place.channel)]() mutable { channel.reset(); });
   }
-}
-
-Result<> Controller::start_listening() {
-  auto watched = thread_.add_source(listener_, listener_fd_.get(), EPOLLIN | EPOLLET);
-  if (watched) std::ignore = serving_.spawn(serve_front_ends());
-  return watched;
 }
 
 Task<> Controller::detach_bdev() {

@@ -49,8 +49,7 @@ class Controller final : private BdevEvents {
   Task<> set_coalescing(Coalescing coalescing);
 
   Task<ControllerInfo> info();
-  LwThread& thread() const { return thread_; }
-  // All of them.
+  // Its own first, then those of its queues.
   std::vector<LwThread*> threads() const;
 
  private:
@@ -74,9 +73,11 @@ class Controller final : private BdevEvents {
   };
 
   // On the controller's thread.
+  Task<Result<>> start_serving();
+  Task<> describe(ControllerInfo& info);
+  Task<> take_over(Coalescing coalescing);
   Task<Result<>> open_channels();
   Task<> close_channels();
-  Result<> start_listening();
   Task<> detach_bdev();
   Task<> stop_serving();
   Task<> serve_front_ends();

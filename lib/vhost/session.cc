@@ -180,12 +180,7 @@ Task<Result<>> Session::handle(WireMessage& message) {
 
 Task<> Session::tear_down() {
   if (connection_.thread() != nullptr) thread_.remove_source(connection_);
-  co_await for_each_queue([](BlkQueue& queue) -> Task<> {
-    queue.set_started(false);
-    co_await queue.stop();
-    // The peer may live on and keep the files open: they leave our epoll set here.
-    queue.set_kick({});
-  });
+  co_await for_each_queue([](BlkQueue& queue) { return queue.end(); });
   co_await visitors_.close();
   for (auto& queue : queues_) {
     if (queue != nullptr) co_await run_on(queue->owner(), [&queue] { queue.reset(); });
@@ -432,13 +427,7 @@ Task<Session::Outcome> Session::get_vring_base(WireMessage& message) {
   const uint32_t index = payload_of<VringState>(message).index;
   BlkQueue* ring = co_await queue(index);
   if (ring == nullptr) co_return Outcome{.result = no_such_ring(), .has_reply = true};
-  const uint16_t base = co_await run_on(ring->owner(), [ring]() -> Task<uint16_t> {
-    ring->set_started(false);
-    co_await ring->stop();
-    ring->set_kick({});
-    ring->clear_fault();
-    co_return ring->base();
-  });
+  const uint16_t base = co_await run_on(ring->owner(), [ring] { return ring->end(); });
   co_return Outcome{.reply = bytes_of(VringState{.index = index, .num = base}), .has_reply = true};
 }
 
@@ -471,14 +460,7 @@ Task<Session::Outcome> Session::set_vring_kick(WireMessage& message) {
   if (!given) co_return Outcome{.result = std::unexpected(given.error())};
   BlkQueue* ring = co_await queue(given->index);
   if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  co_await run_on(ring->owner(), [ring, &fd = given->fd]() -> Task<> {
-    if (ring->fault() != RingFault::kNone) {
-      co_await ring->stop();  // what the broken ring still has in flight must not turn up in the new one
-      ring->clear_fault();
-    }
-    ring->set_kick(std::move(fd));
-    ring->set_started(true);
-  });
+  co_await run_on(ring->owner(), [ring, &fd = given->fd] { return ring->start(std::move(fd)); });
   co_await update(*ring);
   co_return Outcome{};
 }
@@ -544,7 +526,6 @@ Task<Session::Outcome> Session::set_config(WireMessage& message) {
 // The device as after a connection, but for its memory and what was negotiated of the protocol.
 Task<Session::Outcome> Session::reset_device(WireMessage&) {
   co_await for_each_queue([](BlkQueue& queue) -> Task<> {
-    queue.set_started(false);
     co_await queue.stop();
     queue.reset();
   });

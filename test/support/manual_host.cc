@@ -75,6 +75,11 @@ void ManualHost::post(Message& message) {
   CHECK(::write(wake_.get(), &one, sizeof(one)) == sizeof(one));
 }
 
+bool ManualHost::has_mail() {
+  const std::lock_guard lock(inbox_mutex_);
+  return !inbox_.empty();
+}
+
 bool ManualHost::drain_inbox() {
   bool any = false;
   for (;;) {
@@ -135,7 +140,7 @@ bool ManualHosts::turn() {
     // One that has no turn may have something to do.
     worked |= (*random_)() % 4 == 0 || host->turn();
   }
-  return worked || std::ranges::any_of(hosts_, [](const auto& host) { return !host->inbox_.empty(); });
+  return worked || std::ranges::any_of(hosts_, [](const auto& host) { return host->has_mail(); });
 }
 
 void ManualHosts::run_until_idle() {

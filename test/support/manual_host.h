@@ -67,6 +67,7 @@ class ManualHost final : public ThreadHost {
 
   void advance(uint64_t ns) { now_ns_ += ns; }
   int epoll_fd() const { return sources_.fd(); }
+  bool has_mail();
   bool drain_inbox();
 
   const uint32_t index_;

@@ -46,8 +46,8 @@ class CoalescingTest : public testing::Test {
       queue_->set_size(ring_->size());
       queue_->set_addresses(ring_->vring_addr(0));
       queue_->set_call(UniqueFd(::dup(ring_->call_fd())));
-      queue_->set_started(true);
     });
+    hosts_.await(thread_, queue_->start({}));
     hosts_.await(thread_, queue_->update({.map = std::make_shared<const vhost::MemoryMap>(std::move(map)),
                                           .features = device_->features() & ~(event_idx ? 0 : vhost::kFeatureEventIdx),
                                           .channel = static_cast<BdevChannel*>(channel_.get()),

@@ -62,8 +62,8 @@ class Ring {
       queue_ = std::make_unique<BlkQueue>(0, thread, *device_, Coalescing{}, log_limiter_);
       queue_->set_size(kRing);
       queue_->set_addresses({.index = 0, .desc = kUser, .used = kUser + kUsed, .avail = kUser + kAvail});
-      queue_->set_started(true);
     });
+    hosts_.await(thread, queue_->start({}));
     hosts_.await(thread, queue_->update({.map = map_,
                                          .features = device_->features(),
                                          .channel = static_cast<BdevChannel*>(channel_.get()),
