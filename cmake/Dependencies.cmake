@@ -8,6 +8,7 @@ find_package(GTest REQUIRED)
 find_package(benchmark REQUIRED)
 pkg_check_modules(JSONCPP REQUIRED IMPORTED_TARGET jsoncpp)
 pkg_check_modules(UUID REQUIRED IMPORTED_TARGET uuid)
+find_library(ISAL_LIBRARY isal REQUIRED)
 find_library(AIO_LIBRARY aio REQUIRED)
 find_library(URING_LIBRARY uring REQUIRED)
 
