@@ -16,8 +16,8 @@ namespace sluice {
 enum class LogLevel : uint8_t { kError, kWarning, kNotice, kInfo, kDebug };
 
 // One per component. A debug line is written when the level is DEBUG and its component's flag is set.
-enum class LogFlag : uint8_t { kApp, kReactor, kThread, kBdev, kVhost, kRpc };
-inline constexpr std::string_view kLogFlagNames[] = {"app", "reactor", "thread", "bdev", "vhost", "rpc"};
+enum class LogFlag : uint8_t { kApp, kReactor, kThread, kBdev, kLvol, kVhost, kRpc };
+inline constexpr std::string_view kLogFlagNames[] = {"app", "reactor", "thread", "bdev", "lvol", "vhost", "rpc"};
 inline constexpr std::string_view kLogLevelNames[] = {"ERROR", "WARNING", "NOTICE", "INFO", "DEBUG"};
 
 std::optional<LogLevel> parse_log_level(std::string_view name);

@@ -115,6 +115,14 @@ struct DropRangeRecord {
   ClusterIndex base = kBaseOrigin;  // or kBaseZeros
   bool operator==(const DropRangeRecord&) const = default;
 };
+// Clusters first to first + count - 1 get clusters own, own + 1, ... of the store: {own + i, kBaseOrigin, 0}.
+struct AllocateRangeRecord {
+  VolumeId volume = kNoVolume;
+  uint32_t first = 0;
+  uint32_t count = 0;
+  ClusterIndex own = kNoCluster;
+  bool operator==(const AllocateRangeRecord&) const = default;
+};
 // The volume is as described from here on. If there was none of this id it is new, with the map that `map_of` has at
 // this point, or with an empty one.
 struct PutVolumeRecord {
@@ -133,7 +141,7 @@ struct PutStoreRecord {
   bool operator==(const PutStoreRecord&) const = default;
 };
 using Record =
-    std::variant<SetEntryRecord, DropRangeRecord, PutVolumeRecord, DeleteVolumeRecord, PutStoreRecord>;
+    std::variant<SetEntryRecord, DropRangeRecord, AllocateRangeRecord, PutVolumeRecord, DeleteVolumeRecord, PutStoreRecord>;
 
 // What a journal page says of itself.
 struct JournalHeader {

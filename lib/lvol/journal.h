@@ -38,6 +38,8 @@ class Journal {
   // Whether there is room for some more records until a checkpoint has made room: a few pages are kept for the
   // volume list's own changes.
   bool has_room() const;
+  // The same for a record of the volume list, which may use what is kept.
+  bool has_room_for_lists() const;
   // Of the ring's pages, in percent: written or waiting.
   uint32_t used_percent() const;
 
@@ -45,6 +47,8 @@ class Journal {
   RecordNumber durable() const { return durable_; }
   bool dirty() const { return appended() != durable_; }
   uint64_t pending_pages() const;
+  // The next page to be closed has this number.
+  uint64_t next_sequence() const;
 
   // Returns when all that was appended before the call is durable, with data completed before. Joins a commit that
   // waits to begin. Errors: EIO, ENODEV: nothing can be made durable any more: all later ones fail likewise.

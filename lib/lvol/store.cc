@@ -1,0 +1,577 @@
+#include "lib/lvol/store.h"
+
+#include <algorithm>
+#include <bit>
+#include <ctime>
+
+#include "lib/base/clock.h"
+#include "lib/base/log.h"
+#include "lib/bdev/bdev.h"
+#include "lib/bdev/io_buffer.h"
+#include "lib/thread/await.h"
+
+namespace sluice::lvol {
+namespace {
+
+// What changes without anybody asking for durability is durable after so long, or so many pages of the journal.
+constexpr uint64_t kCommitAfterNs = kNsPerSec;
+constexpr uint64_t kCommitPages = 64;
+constexpr uint32_t kCheckpointPercent = 50;
+// While clusters wait for I/O in flight to complete, or pages for readers.
+constexpr uint64_t kSettleAgainNs = 2 * kNsPerMs;
+constexpr uint32_t kSettleStep = 256;
+constexpr uint32_t kAllocateStep = 256;
+// Pages of metadata that may become necessary between two looks at reserve().
+constexpr uint64_t kSlackPages = 128;
+
+constexpr uint32_t kMinJournalPages = 64;
+constexpr uint32_t kMaxJournalPages = 8192;
+
+Result<Geometry> geometry_for(uint64_t base_bytes, uint64_t cluster_bytes) {
+  if (!std::has_single_bit(cluster_bytes) || cluster_bytes < kMinClusterBytes || cluster_bytes > kMaxClusterBytes) {
+    return fail(EINVAL, "the cluster size is a power of two from 64 KiB to 16 MiB");
+  }
+  Geometry geometry{.cluster_bytes = cluster_bytes};
+  const uint64_t clusters = base_bytes / cluster_bytes;
+  if (clusters > UINT32_MAX) return fail(EINVAL, "the device has too many clusters of this size: take larger ones");
+  geometry.total_clusters = static_cast<uint32_t>(clusters);
+  // One page of journal for each megabyte.
+  const uint64_t wanted = base_bytes >> 20;
+  geometry.journal_pages =
+      static_cast<uint32_t>(std::clamp<uint64_t>(wanted, kMinJournalPages, kMaxJournalPages));
+  const uint64_t reserved_bytes = (kJournalFirstPage + geometry.journal_pages) * kPageBytes;
+  geometry.reserved_clusters = static_cast<uint32_t>(
+      std::max<uint64_t>(kFirstDataCluster, (reserved_bytes + cluster_bytes - 1) / cluster_bytes));
+  // What the first clusters have room for.
+  geometry.journal_pages = std::min<uint32_t>(
+      kMaxJournalPages, geometry.reserved_clusters * geometry.pages_per_cluster() - kSuperblockSlots);
+  if (clusters < geometry.reserved_clusters + 4ULL) return fail(ENOSPC, "the device is too small for a store");
+  return geometry;
+}
+
+Result<> check_volume_name(std::string_view name) {
+  if (name.empty() || name.size() > kMaxNameBytes || name.find('\0') != std::string_view::npos ||
+      name.find('/') != std::string_view::npos) {
+    return fail(EINVAL, "a name has 1 to 255 bytes, without a slash");
+  }
+  return {};
+}
+
+}  // namespace
+
+// --- Making and loading ---
+
+Task<Result<>> Store::format(BdevChannel& channel, FormatOptions options) {
+  if (auto valid = check_volume_name(options.name); !valid) co_return valid;
+  const Bdev& bdev = channel.bdev();
+  auto geometry = geometry_for(bdev.size_bytes(), options.cluster_bytes);
+  if (!geometry) co_return std::unexpected(geometry.error());
+  if (bdev.limits().block_size_bytes > kPageBytes) {
+    co_return sluice::fail(EINVAL, "the blocks of the device are larger than 4 KiB");
+  }
+  auto buffer = IoBuffer::allocate(kSuperblockSlots * kPageBytes);
+  if (!buffer) co_return std::unexpected(buffer.error());
+  Superblock superblock;
+  superblock.generation = 1;
+  superblock.uuid = options.uuid.is_nil() ? Uuid::random() : options.uuid;
+  superblock.name = options.name;
+  superblock.geometry = *geometry;
+  superblock.base_block_bytes = bdev.limits().block_size_bytes;
+  // Whatever store was there before must not be newer.
+  const std::span<std::byte> bytes = buffer->bytes();
+  std::ranges::fill(bytes, std::byte{0});
+  static_assert(kSuperblockSlots == 2);
+  encode(superblock, bytes.subspan(kPageBytes).first<kPageBytes>());
+  MetaIo io(channel);
+  if (auto written = co_await io.write(0, bytes); !written) co_return written;
+  co_return co_await io.flush();
+}
+
+Task<Result<>> Store::erase(BdevChannel& channel) {
+  auto buffer = IoBuffer::allocate(kSuperblockSlots * kPageBytes);
+  if (!buffer) co_return std::unexpected(buffer.error());
+  std::ranges::fill(buffer->bytes(), std::byte{0});
+  MetaIo io(channel);
+  if (auto written = co_await io.write(0, buffer->bytes()); !written) co_return written;
+  co_return co_await io.flush();
+}
+
+Store::Store(LwThread& thread, BdevChannel& channel, StoreEvents& events, Superblock superblock)
+    : thread_(thread),
+      channel_(channel),
+      events_(events),
+      superblock_(std::move(superblock)),
+      geometry_(superblock_.geometry),
+      name_(superblock_.name),
+      io_(channel),
+      clusters_(geometry_, epochs_),
+      places_(geometry_, clusters_),
+      maps_(clusters_, places_, epochs_),
+      volumes_(maps_),
+      checkpoint_(superblock_, volumes_, maps_, places_, io_),
+      commit_timer_("lvol_commit",
+                    [this] {
+                      commit_due_ = true;
+                      wake();
+                    }),
+      settle_timer_("lvol_settle", [this] { wake(); }) {}
+
+Store::~Store() { CHECK(closing_); }
+
+Task<Result<std::unique_ptr<Store>>> Store::load(LwThread& thread, BdevChannel& channel, StoreEvents& events) {
+  MetaIo io(channel);
+  auto superblock = co_await read_superblock(io, channel.bdev().size_bytes());
+  if (!superblock) co_return std::unexpected(superblock.error());
+  if (superblock->base_block_bytes != channel.bdev().limits().block_size_bytes) {
+    co_return sluice::fail(ENOTSUP, "the store was made on a device with blocks of another size");
+  }
+  std::unique_ptr<Store> store(new Store(thread, channel, events, std::move(*superblock)));
+  auto loaded = co_await lvol::load(store->superblock_, store->io_, store->clusters_, store->places_, store->maps_,
+                                    store->volumes_);
+  if (!loaded) {
+    store->closing_ = true;
+    std::vector<MapRoot*> roots;
+    for (const auto& [id, volume] : store->volumes_.all()) roots.push_back(&volume->map);
+    store->maps_.abandon(roots);
+    co_return std::unexpected(loaded.error());
+  }
+  store->name_ = loaded->name;
+  store->geometry_.total_clusters = loaded->total_clusters;
+  store->damage_ = loaded->damage;
+  store->checkpoint_.set_table_places(std::move(loaded->table_places));
+  store->journal_ = std::make_unique<Journal>(store->geometry_, store->uuid(), store->io_, loaded->journal);
+  Store* self = store.get();
+  self->journal_->on_durable([self](RecordNumber) {
+    if (!self->journal_->dirty()) self->dirty_.store(false, std::memory_order_release);
+    self->wake();
+  });
+  self->arbiter_ = std::make_unique<WriteArbiter>(
+      WriteArbiter::Parts{.geometry = self->geometry_,
+                          .clusters = self->clusters_,
+                          .maps = self->maps_,
+                          .journal = *self->journal_,
+                          .epochs = self->epochs_},
+      WriteArbiter::Events{.on_change = [self] { self->changed(); },
+                           .on_starved =
+                               [self] {
+                                 self->starved_ = true;
+                                 self->wake();
+                               },
+                           .on_no_space = [self](bool waits) { self->events_.on_no_space(waits); }});
+  self->arbiter_->set_reserve([self] { return self->reserve(); });
+  if (!self->damage_.empty()) self->arbiter_->fail_all(IoStatus::kReadOnly);
+  std::ignore = self->gate_.spawn(self->keep());
+  co_return store;
+}
+
+Task<> Store::close() {
+  if (damage_.empty()) {
+    std::ignore = co_await commit();
+    if (damage_.empty() && superblock_.journal_sequence != journal_->next_sequence()) std::ignore = co_await checkpoint();
+  }
+  closing_ = true;
+  wake();
+  commit_timer_.cancel();
+  co_await gate_.close();
+  settle_timer_.cancel();
+  co_await journal_->close();
+  std::vector<MapRoot*> roots;
+  for (const auto& [id, volume] : volumes_.all()) roots.push_back(&volume->map);
+  maps_.abandon(roots);
+}
+
+// --- Requests of channels ---
+
+void Store::ask(MapRequest& request) {
+  // Messages find their way by what they carry: the arbiter sends a request to itself again.
+  struct ToStore {
+    static void run(Work& work) {
+      auto& arrived = static_cast<MapRequest&>(work);
+      arrived.store->on_request(arrived);
+    }
+  };
+  request.store = this;
+  request.run = ToStore::run;
+  thread_.send(request);
+}
+
+void Store::on_request(MapRequest& request) {
+  if (request.kind != MapRequest::Kind::kFlush) {
+    arbiter_->take(request);
+    return;
+  }
+  if (!gate_.spawn(flush(request))) {
+    request.answer = MapRequest::Answer::kFailed;
+    request.result = IoStatus::kRemoved;
+    request.run = request.on_answer;
+    request.channel_thread->send(request);
+  }
+}
+
+Task<> Store::flush(MapRequest& request) {
+  const Result<> committed = co_await commit();
+  request.answer = committed ? MapRequest::Answer::kDone : MapRequest::Answer::kFailed;
+  request.result = committed ? IoStatus::kOk : io_status_from_errno(committed.error().code);
+  request.run = request.on_answer;
+  request.channel_thread->send(request);
+}
+
+// --- The keeper ---
+
+void Store::changed() {
+  if (!dirty_.load(std::memory_order_relaxed)) dirty_.store(true, std::memory_order_release);
+  if (journal_->pending_pages() >= kCommitPages) {
+    commit_due_ = true;
+    wake();
+  } else if (!commit_timer_.armed()) {
+    commit_timer_.arm_at(thread_, thread_.now_ns() + kCommitAfterNs);
+  }
+}
+
+void Store::wake() { wake_.set(); }
+
+Task<> Store::keep() {
+  while (!closing_) {
+    if (std::exchange(commit_due_, false) || starved_) {
+      commit_timer_.cancel();
+      if (journal_->dirty()) std::ignore = co_await commit();
+    }
+    const bool full = starved_ && !journal_->has_room();
+    if (damage_.empty() && (full || journal_->used_percent() >= kCheckpointPercent)) {
+      // Where it is not possible now, for lack of space, the next change that frees some brings us here again.
+      std::ignore = co_await checkpoint();
+    }
+    bool more = false;
+    do {
+      more = settle_step();
+      if (more) co_await next_turn();
+    } while (more && !closing_);
+    if (starved_ || arbiter_->waiting_for_space() > 0) {
+      starved_ = false;
+      arbiter_->resume();
+    }
+    const bool unsettled = clusters_.in_quarantine() > 0 || !maps_.settled();
+    if (unsettled && !journal_->dirty() && !settle_timer_.armed()) {
+      settle_timer_.arm_at(thread_, thread_.now_ns() + kSettleAgainNs);
+    }
+    if (!closing_ && !commit_due_ && !starved_) co_await wake_.wait();
+  }
+}
+
+bool Store::settle_step() {
+  const bool clusters = clusters_.settle(journal_->durable(), kSettleStep);
+  const bool maps = maps_.settle(journal_->durable(), kSettleStep);
+  return clusters || maps;
+}
+
+Task<> Store::settle() {
+  std::ignore = co_await commit();
+  while (clusters_.in_quarantine() > 0 || !maps_.settled()) {
+    while (settle_step()) co_await next_turn();
+    co_await next_turn();
+  }
+}
+
+void Store::fail(const Error& error) {
+  if (!damage_.empty()) return;
+  damage_ = "metadata could not be written";
+  log(LogLevel::kError, LogFlag::kLvol, "lvol store {}: {}: from here on it can only be read", name_, error.what);
+  arbiter_->fail_all(IoStatus::kFailed);
+  events_.on_failed(error);
+}
+
+Task<Result<>> Store::checkpoint() {
+  while (checkpoint_runs_) co_await checkpoint_done_.wait();
+  if (!damage_.empty()) co_return sluice::fail(EROFS, "the store can only be read");
+  const uint64_t available =
+      places_.spare() + static_cast<uint64_t>(clusters_.free()) * geometry_.pages_per_cluster();
+  if (checkpoint_.pages_needed() > available) co_return sluice::fail(ENOSPC, "the store has no room for its metadata");
+  checkpoint_runs_ = true;
+  const Result<> done = co_await checkpoint_.run(*journal_, name_, geometry_);
+  checkpoint_runs_ = false;
+  checkpoint_done_.notify_all();
+  if (!done) fail(done.error());
+  wake();
+  co_return done;
+}
+
+// Clusters to keep for the pages that the next checkpoint will write.
+uint64_t Store::reserve() const {
+  const uint64_t needed = checkpoint_.pages_needed() + kSlackPages;
+  const uint64_t missing = needed > places_.spare() ? needed - places_.spare() : 0;
+  return (missing + geometry_.pages_per_cluster() - 1) / geometry_.pages_per_cluster();
+}
+
+StoreUsage Store::usage() const {
+  return {.total_clusters = geometry_.total_clusters - geometry_.reserved_clusters,
+          .free_clusters = clusters_.free() + clusters_.in_quarantine(),
+          .metadata_clusters = places_.clusters(),
+          .map_pages = maps_.pages(),
+          .waiting_writes = arbiter_->waiting_for_space()};
+}
+
+// --- Operations ---
+
+Result<Volume*> Store::writable(VolumeId id) {
+  if (!damage_.empty()) return sluice::fail(EROFS, "the store is damaged and can only be read");
+  Volume* volume = volumes_.find(id);
+  if (volume == nullptr) return sluice::fail(ENOENT, "there is no volume of this name in the store");
+  if (volume->busy) return sluice::fail(EBUSY, "another operation on the volume is under way");
+  return volume;
+}
+
+Result<> Store::check_name(std::string_view name, const Volume* but) const {
+  if (auto valid = check_volume_name(name); !valid) return valid;
+  const Volume* same = volumes_.find(name);
+  if (same != nullptr && same != but) return sluice::fail(EEXIST, "a volume of this name is in the store");
+  return {};
+}
+
+// Carries out what is to be recorded, and records it.
+RecordNumber Store::change(const Record& record) {
+  const RecordNumber by = journal_->append(record);
+  const Result<> applied = volumes_.apply(record, geometry_, by);
+  CHECK(applied.has_value());
+  changed();
+  return by;
+}
+
+// Until the journal takes a record of the volume list.
+Task<> Store::make_room() {
+  while (damage_.empty() && !journal_->has_room_for_lists()) {
+    starved_ = true;
+    wake();
+    co_await sleep_for(kNsPerMs);
+  }
+}
+
+Task<Result<VolumeId>> Store::create(CreateOptions options) {
+  if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged and can only be read");
+  if (auto valid = check_name(options.name, nullptr); !valid) co_return std::unexpected(valid.error());
+  const uint64_t cluster = geometry_.cluster_bytes;
+  const uint64_t clusters = options.size_bytes / cluster + (options.size_bytes % cluster != 0 ? 1 : 0);
+  if (clusters == 0 || clusters > UINT32_MAX) co_return sluice::fail(EINVAL, "a volume has 1 to 2^32 - 1 clusters");
+  if (!options.thin && clusters + reserve() > clusters_.free()) {
+    co_return sluice::fail(ENOSPC, "the store has not so many free clusters");
+  }
+  const VolumeRecord record{.id = volumes_.next_id(),
+                            .uuid = options.uuid.is_nil() ? Uuid::random() : options.uuid,
+                            .name = options.name,
+                            .size_bytes = clusters * cluster,
+                            .thin = options.thin,
+                            .snapshot = false,
+                            .readonly = false,
+                            .parent = kNoVolume,
+                            .external_origin = options.external_origin,
+                            .created_s = static_cast<uint64_t>(std::time(nullptr)),
+                            .xattrs = options.xattrs};
+  if (!fits(PutVolumeRecord{.volume = record, .map_of = kNoVolume})) {
+    co_return sluice::fail(EINVAL, "names and attributes of the volume are too long");
+  }
+  const VolumeId id = record.id;
+  if (auto made = co_await put(record); !made) co_return std::unexpected(made.error());
+  if (!options.thin) {
+    Volume& volume = *volumes_.find(id);
+    volume.busy = true;
+    const Result<> allocated = co_await allocate_all(volume);
+    volume.busy = false;
+    if (!allocated) {
+      std::ignore = co_await remove(id);
+      co_return std::unexpected(allocated.error());
+    }
+  }
+  co_return id;
+}
+
+// Clusters one after the other, as far as the store has them so.
+Task<Result<>> Store::allocate_all(Volume& volume) {
+  const auto clusters = static_cast<uint32_t>(volume.record->size_bytes / geometry_.cluster_bytes);
+  for (uint32_t index = 0; index < clusters;) {
+    co_await make_room();
+    if (!damage_.empty()) co_return sluice::fail(EIO, "metadata could not be written");
+    uint32_t count = 0;
+    ClusterIndex first = kNoCluster;
+    while (count < kAllocateStep && index + count < clusters && arbiter_->may_take()) {
+      const std::optional<ClusterIndex> taken = clusters_.take();
+      if (!taken) break;
+      if (count > 0 && *taken != first + count) {
+        clusters_.give_back(*taken);
+        break;
+      }
+      if (count++ == 0) first = *taken;
+    }
+    if (count == 0) co_return sluice::fail(ENOSPC, "the store has not so many free clusters");
+    change(AllocateRangeRecord{.volume = volume.id(), .first = index, .count = count, .own = first});
+    index += count;
+    co_await next_turn();
+  }
+  co_return co_await commit();
+}
+
+Task<Result<>> Store::put(VolumeRecord record) {
+  co_await make_room();
+  if (!damage_.empty()) co_return sluice::fail(EIO, "metadata could not be written");
+  // Looked at again: this has waited.
+  if (auto valid = check_name(record.name, volumes_.find(record.id)); !valid) co_return valid;
+  if (volumes_.find(record.id) == nullptr) record.id = volumes_.next_id();
+  change(PutVolumeRecord{.volume = std::move(record), .map_of = kNoVolume});
+  co_return co_await commit();
+}
+
+Task<Result<VolumeId>> Store::snapshot(VolumeId id, std::string name, std::map<std::string, std::string> xattrs) {
+  return copy(id, std::move(name), true, std::move(xattrs));
+}
+
+Task<Result<VolumeId>> Store::clone(VolumeId id, std::string name, std::map<std::string, std::string> xattrs) {
+  return copy(id, std::move(name), false, std::move(xattrs));
+}
+
+Task<Result<VolumeId>> Store::copy(VolumeId id, std::string name, bool as_snapshot,
+                                   std::map<std::string, std::string> xattrs) {
+  auto found = writable(id);
+  if (!found) co_return std::unexpected(found.error());
+  Volume& volume = **found;
+  if (!as_snapshot && volume.writable()) co_return sluice::fail(EPERM, "only a read-only volume can be cloned");
+  if (auto valid = check_name(name, nullptr); !valid) co_return std::unexpected(valid.error());
+  VolumeRecord record = *volume.record;
+  record.uuid = Uuid::random();
+  record.name = name;
+  record.thin = true;
+  record.snapshot = as_snapshot;
+  record.readonly = false;
+  record.parent = as_snapshot ? volume.record->parent : id;
+  record.created_s = static_cast<uint64_t>(std::time(nullptr));
+  record.xattrs = std::move(xattrs);
+  if (!fits(PutVolumeRecord{.volume = record, .map_of = id})) {
+    co_return sluice::fail(EINVAL, "names and attributes of the volume are too long");
+  }
+  volume.busy = true;
+  co_await make_room();
+  const bool hold = volume.writable();
+  if (hold) co_await arbiter_->hold(volume);
+  Result<> result = check_name(name, nullptr);  // again: this has waited
+  if (result && !damage_.empty()) result = sluice::fail(EIO, "metadata could not be written");
+  if (result) {
+    record.id = volumes_.next_id();
+    change(PutVolumeRecord{.volume = record, .map_of = id});
+    if (as_snapshot) {
+      VolumeRecord changed = *volume.record;
+      changed.parent = record.id;
+      change(PutVolumeRecord{.volume = std::move(changed), .map_of = kNoVolume});
+    }
+  }
+  if (hold) arbiter_->release(volume);
+  if (result) result = co_await commit();
+  volume.busy = false;
+  if (!result) co_return std::unexpected(result.error());
+  co_return record.id;
+}
+
+Task<Result<>> Store::remove(VolumeId id) {
+  auto found = writable(id);
+  if (!found) co_return std::unexpected(found.error());
+  (*found)->busy = true;
+  co_await make_room();
+  if (!damage_.empty()) {
+    (*found)->busy = false;
+    co_return sluice::fail(EIO, "metadata could not be written");
+  }
+  change(DeleteVolumeRecord{.volume = id});
+  co_return co_await commit();
+}
+
+Task<Result<>> Store::rename(VolumeId id, std::string name) {
+  auto found = writable(id);
+  if (!found) co_return std::unexpected(found.error());
+  if (auto valid = check_name(name, *found); !valid) co_return valid;
+  VolumeRecord record = *(*found)->record;
+  record.name = std::move(name);
+  if (!fits(PutVolumeRecord{.volume = record, .map_of = kNoVolume})) {
+    co_return sluice::fail(EINVAL, "names and attributes of the volume are too long");
+  }
+  co_return co_await put(std::move(record));
+}
+
+Task<Result<>> Store::resize(VolumeId id, uint64_t size_bytes) {
+  auto found = writable(id);
+  if (!found) co_return std::unexpected(found.error());
+  Volume& volume = **found;
+  if (volume.record->snapshot) co_return sluice::fail(EPERM, "a snapshot keeps its size");
+  const uint64_t cluster = geometry_.cluster_bytes;
+  const uint64_t clusters = size_bytes / cluster + (size_bytes % cluster != 0 ? 1 : 0);
+  const uint64_t before = volume.record->size_bytes / cluster;
+  if (clusters == 0 || clusters > UINT32_MAX) co_return sluice::fail(EINVAL, "a volume has 1 to 2^32 - 1 clusters");
+  volume.busy = true;
+  // In steps, so that the last one has nothing left to drop.
+  for (uint64_t end = before; end > clusters;) {
+    const uint64_t first = std::max<uint64_t>(clusters, end > kAllocateStep ? end - kAllocateStep : 0);
+    if (maps_.next_mapped(volume.map, first, end) < end) {
+      co_await make_room();
+      if (!damage_.empty()) break;
+      change(DropRangeRecord{.volume = id,
+                             .first = static_cast<uint32_t>(first),
+                             .count = static_cast<uint32_t>(end - first),
+                             .base = kBaseOrigin});
+      co_await next_turn();
+    }
+    end = first;
+  }
+  VolumeRecord record = *volume.record;
+  record.size_bytes = clusters * cluster;
+  Result<> result = co_await put(std::move(record));
+  volume.busy = false;
+  co_return result;
+}
+
+Task<Result<>> Store::set_readonly(VolumeId id) {
+  auto found = writable(id);
+  if (!found) co_return std::unexpected(found.error());
+  VolumeRecord record = *(*found)->record;
+  record.readonly = true;
+  co_return co_await put(std::move(record));
+}
+
+Task<Result<>> Store::rename_store(std::string name) {
+  if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged and can only be read");
+  if (auto valid = check_volume_name(name); !valid) co_return valid;
+  co_await make_room();
+  name_ = std::move(name);
+  change(PutStoreRecord{.name = name_, .total_clusters = geometry_.total_clusters});
+  co_return co_await commit();
+}
+
+Task<Result<>> Store::grow() {
+  if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged and can only be read");
+  const uint64_t clusters = channel_.bdev().size_bytes() / geometry_.cluster_bytes;
+  if (clusters > UINT32_MAX) co_return sluice::fail(EINVAL, "the device has too many clusters of this size");
+  if (clusters <= geometry_.total_clusters) co_return Result<>{};
+  co_await make_room();
+  geometry_.total_clusters = static_cast<uint32_t>(clusters);
+  clusters_.grow(geometry_.total_clusters);
+  change(PutStoreRecord{.name = name_, .total_clusters = geometry_.total_clusters});
+  const Result<> committed = co_await commit();
+  arbiter_->resume();
+  co_return committed;
+}
+
+Task<Result<VolumeUsage>> Store::usage_of(VolumeId id) {
+  VolumeUsage usage;
+  uint32_t step = 0;
+  for (uint64_t index = 0;;) {
+    // Looked up each time: the volume may go while this waits.
+    const Volume* volume = volumes_.find(id);
+    if (volume == nullptr) co_return sluice::fail(ENOENT, "the volume is gone");
+    const uint64_t clusters = volume->record->size_bytes / geometry_.cluster_bytes;
+    index = maps_.next_mapped(volume->map, index, clusters);
+    if (index >= clusters) co_return usage;
+    const Found found = maps_.find(volume->map, index++);
+    if (found.entry.own != kNoCluster) {
+      ++usage.allocated;
+      if (found.in_place) ++usage.exclusive;
+    }
+    if (found.entry.base >= kFirstDataCluster) ++usage.allocated;
+    if (++step % kSettleStep == 0) co_await next_turn();
+  }
+}
+
+}  // namespace sluice::lvol
