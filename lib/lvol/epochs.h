@@ -27,7 +27,8 @@ class EpochUse : public ListHook<EpochTag> {
 // One reader: a channel. Thread: its own, but for oldest(), which the owner reads.
 class EpochReader {
  public:
-  explicit EpochReader(Epochs& epochs);
+  // `group`: of which it is one, for Epochs::oldest(group).
+  explicit EpochReader(Epochs& epochs, const void* group = nullptr);
   // Requires: nothing is in use (checked).
   ~EpochReader();
 
@@ -52,6 +53,8 @@ class Epochs {
   uint64_t current() const { return current_.load(std::memory_order_relaxed); }
   // The oldest epoch that anybody may still be in; current() when nobody is in an older one. All before it are over.
   uint64_t oldest() const;
+  // The same for the readers of a group.
+  uint64_t oldest(const void* group) const;
 
  private:
   friend class EpochReader;
