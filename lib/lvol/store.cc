@@ -531,6 +531,32 @@ Task<Result<>> Store::set_readonly(VolumeId id) {
   co_return co_await put(std::move(record));
 }
 
+Task<Result<>> Store::detach(VolumeId id, bool thick) {
+  Volume* volume = volumes_.find(id);
+  CHECK(volume != nullptr);
+  CHECK(volume->busy);
+  VolumeRecord record = *volume->record;
+  record.parent = kNoVolume;
+  if (thick) {
+    record.thin = false;
+    record.external_origin.clear();
+  }
+  co_return co_await put(std::move(record));
+}
+
+Result<> Store::reserve_volume(VolumeId id) {
+  auto found = writable(id);
+  if (!found) return std::unexpected(found.error());
+  (*found)->busy = true;
+  return {};
+}
+
+void Store::let_go_of(VolumeId id) {
+  Volume* volume = volumes_.find(id);
+  CHECK(volume != nullptr);
+  CHECK(std::exchange(volume->busy, false));
+}
+
 Task<Result<>> Store::rename_store(std::string name) {
   if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged and can only be read");
   if (auto valid = check_volume_name(name); !valid) co_return valid;
@@ -552,6 +578,36 @@ Task<Result<>> Store::grow() {
   const Result<> committed = co_await commit();
   arbiter_->resume();
   co_return committed;
+}
+
+Task<Result<Store::Changed>> Store::changed_clusters(VolumeId from, VolumeId to, uint64_t first, uint64_t limit) {
+  static const MapRoot empty;
+  Changed changed;
+  changed.next = first;
+  do {
+    // Looked up each time: volumes may go while this waits.
+    const Volume* volume = volumes_.find(to);
+    const Volume* since = volumes_.find(from);
+    if (volume == nullptr || (since == nullptr && from != kNoVolume)) {
+      co_return sluice::fail(ENOENT, "there is no volume of this name in the store");
+    }
+    if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged: what has changed is not known");
+    const uint64_t end = volume->record->size_bytes / geometry_.cluster_bytes;
+    if (changed.next >= end) {
+      changed.next = end;
+      break;
+    }
+    changed.next = maps_.compare(since == nullptr ? empty : since->map, volume->map, changed.next, end, kSettleStep,
+                                 [&](uint64_t index, const Entry&, const Entry&) { changed.clusters.push_back(index); });
+    if (changed.clusters.size() > limit) {
+      changed.next = changed.clusters[limit];
+      changed.clusters.resize(limit);
+      break;
+    }
+    if (changed.next == end) break;
+    co_await next_turn();
+  } while (changed.clusters.size() < limit);
+  co_return changed;
 }
 
 Task<Result<VolumeUsage>> Store::usage_of(VolumeId id) {
