@@ -293,9 +293,8 @@ void write(Writer& writer, const VolumeRecord& volume) {
   writer.text(volume.name);
   writer.text(volume.external_origin);
   for (const auto& [key, value] : volume.xattrs) {
-    writer.value(DiskXattr{.key_bytes = static_cast<uint8_t>(key.size()),
-                           .zero = 0,
-                           .value_bytes = static_cast<uint16_t>(value.size())});
+    writer.value(DiskXattr{
+        .key_bytes = static_cast<uint8_t>(key.size()), .zero = 0, .value_bytes = static_cast<uint16_t>(value.size())});
     writer.text(key);
     writer.text(value);
   }
@@ -338,18 +337,17 @@ struct Overloaded : Fns... {
 
 // With its DiskRecord.
 size_t disk_bytes(const Record& record) {
-  return sizeof(DiskRecord) + std::visit(Overloaded{
-                                             [](const SetEntryRecord&) { return sizeof(DiskSetEntry); },
-                                             [](const DropRangeRecord&) { return sizeof(DiskDropRange); },
-                                             [](const PutVolumeRecord& put_volume) {
-                                               return sizeof(DiskPutVolume) + disk_bytes(put_volume.volume);
-                                             },
-                                             [](const DeleteVolumeRecord&) { return sizeof(DiskDeleteVolume); },
-                                             [](const PutStoreRecord& put_store) {
-                                               return sizeof(DiskPutStore) + put_store.name.size();
-                                             },
-                                         },
-                                         record);
+  return sizeof(DiskRecord) +
+         std::visit(Overloaded{
+                        [](const SetEntryRecord&) { return sizeof(DiskSetEntry); },
+                        [](const DropRangeRecord&) { return sizeof(DiskDropRange); },
+                        [](const PutVolumeRecord& put_volume) {
+                          return sizeof(DiskPutVolume) + disk_bytes(put_volume.volume);
+                        },
+                        [](const DeleteVolumeRecord&) { return sizeof(DiskDeleteVolume); },
+                        [](const PutStoreRecord& put_store) { return sizeof(DiskPutStore) + put_store.name.size(); },
+                    },
+                    record);
 }
 
 bool good_names(const Record& record) {
@@ -372,8 +370,7 @@ RecordType type_of(const Record& record) {
 void write(Writer& writer, const Record& record) {
   std::visit(Overloaded{
                  [&](const SetEntryRecord& set) {
-                   writer.value(
-                       DiskSetEntry{.volume = set.volume, .index = set.index, .entry = to_disk(set.entry)});
+                   writer.value(DiskSetEntry{.volume = set.volume, .index = set.index, .entry = to_disk(set.entry)});
                  },
                  [&](const DropRangeRecord& drop) {
                    writer.value(DiskDropRange{
@@ -383,9 +380,7 @@ void write(Writer& writer, const Record& record) {
                    writer.value(DiskPutVolume{.map_of = put_volume.map_of});
                    write(writer, put_volume.volume);
                  },
-                 [&](const DeleteVolumeRecord& deleted) {
-                   writer.value(DiskDeleteVolume{.volume = deleted.volume});
-                 },
+                 [&](const DeleteVolumeRecord& deleted) { writer.value(DiskDeleteVolume{.volume = deleted.volume}); },
                  [&](const PutStoreRecord& put_store) {
                    writer.value(DiskPutStore{.total_clusters = put_store.total_clusters,
                                              .name_bytes = static_cast<uint8_t>(put_store.name.size()),
@@ -595,8 +590,8 @@ void encode(const TableEntry& entry, std::vector<std::byte>& table) {
   const size_t bytes = sizeof(DiskTableEntry) + volume_bytes;
   table.resize(table.size() + bytes);
   Writer writer(std::span(table).last(bytes));
-  writer.value(DiskTableEntry{
-      .entry_bytes = static_cast<uint32_t>(bytes), .level = entry.level, .root = to_disk(entry.root)});
+  writer.value(
+      DiskTableEntry{.entry_bytes = static_cast<uint32_t>(bytes), .level = entry.level, .root = to_disk(entry.root)});
   write(writer, entry.volume);
 }
 
