@@ -167,6 +167,9 @@ struct [[gnu::packed]] DiskPutStore {
 };
 static_assert(sizeof(DiskPutStore) == 8);
 
+// A volume with its names and xattrs fits into a record.
+constexpr size_t kMaxVolumeDiskBytes = kMaxRecordBytes - sizeof(DiskRecord) - sizeof(DiskPutVolume);
+
 // 2^32 of the largest clusters: what an index of 32 bits can name.
 constexpr uint64_t kMaxVolumeBytes = kMaxClusterBytes << 32;
 
@@ -586,7 +589,7 @@ void decode(PageView page, std::span<Entry, kFanOut> entries) {
 void encode(const TableEntry& entry, std::vector<std::byte>& table) {
   CHECK(good_names(entry.volume));
   const size_t volume_bytes = disk_bytes(entry.volume);
-  CHECK(sizeof(DiskRecord) + sizeof(DiskPutVolume) + volume_bytes <= kMaxRecordBytes);
+  CHECK(volume_bytes <= kMaxVolumeDiskBytes);
   const size_t bytes = sizeof(DiskTableEntry) + volume_bytes;
   table.resize(table.size() + bytes);
   Writer writer(std::span(table).last(bytes));
@@ -604,6 +607,8 @@ Result<std::vector<TableEntry>> decode_table(std::span<const std::byte> table) {
         !reader.bytes(disk.entry_bytes - sizeof(DiskTableEntry), body)) {
       return fail(EILSEQ, "the volume table ends within an entry");
     }
+    // One that could not be written again.
+    if (body.size() > kMaxVolumeDiskBytes) return fail(EILSEQ, "an entry of the volume table is too long");
     Reader inner(body);
     TableEntry entry;
     if (disk.level > kMaxLevel || !read(inner, entry.volume) || !inner.at_end()) {

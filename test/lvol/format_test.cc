@@ -89,8 +89,8 @@ uint32_t slow_crc(std::span<const std::byte> bytes) {
 }
 
 template <typename T>
-void poke(Page& page, size_t offset, T value) {
-  std::memcpy(page.data() + offset, &value, sizeof(value));
+void poke(std::span<std::byte> bytes, size_t offset, T value) {
+  std::memcpy(bytes.data() + offset, &value, sizeof(value));
 }
 
 // Changes a field of a superblock, makes its checksum right again, and tells how that is taken.
@@ -297,6 +297,23 @@ TEST(LvolFormat, RefusesATableEntryThatMakesNoSense) {
   EXPECT_EQ(code(68, 2), EILSEQ);    // less
   EXPECT_EQ(code(89, 0), EILSEQ);    // an empty key
   EXPECT_EQ(code(93, 'z'), EILSEQ);  // keys out of order
+}
+
+TEST(LvolFormat, RefusesAVolumeThatNoRecordCouldHold) {
+  VolumeRecord volume = example_volume();
+  volume.xattrs.clear();
+  volume.xattrs["notes"] = std::string(3000, 'x');
+  std::vector<std::byte> table;
+  encode(TableEntry{.volume = volume}, table);
+  EXPECT_TRUE(decode_table(table));
+  // The same with one xattr more.
+  const std::string another = std::string({5, 0, '\xe8', 3}) + "notez" + std::string(1000, 'y');
+  for (const char c : another) table.push_back(static_cast<std::byte>(c));
+  poke(table, 0, static_cast<uint32_t>(table.size()));
+  poke(table, 24 + 44, uint16_t{2});
+  const auto decoded = decode_table(table);
+  ASSERT_FALSE(decoded);
+  EXPECT_STREQ(decoded.error().what, "an entry of the volume table is too long");
 }
 
 // --- Journal ---
