@@ -175,6 +175,9 @@ struct [[gnu::packed]] DiskPutStore {
 };
 static_assert(sizeof(DiskPutStore) == 8);
 
+// A volume with its names and xattrs fits into a record.
+constexpr size_t kMaxVolumeDiskBytes = kMaxRecordBytes - sizeof(DiskRecord) - sizeof(DiskPutVolume);
+
 // 2^32 of the largest clusters: what an index of 32 bits can name.
 constexpr uint64_t kMaxVolumeBytes = kMaxClusterBytes << 32;
 
@@ -301,9 +304,8 @@ void write(Writer& writer, const VolumeRecord& volume) {
   writer.text(volume.name);
   writer.text(volume.external_origin);
   for (const auto& [key, value] : volume.xattrs) {
-    writer.value(DiskXattr{.key_bytes = static_cast<uint8_t>(key.size()),
-                           .zero = 0,
-                           .value_bytes = static_cast<uint16_t>(value.size())});
+    writer.value(DiskXattr{
+        .key_bytes = static_cast<uint8_t>(key.size()), .zero = 0, .value_bytes = static_cast<uint16_t>(value.size())});
     writer.text(key);
     writer.text(value);
   }
@@ -346,19 +348,18 @@ struct Overloaded : Fns... {
 
 // With its DiskRecord.
 size_t disk_bytes(const Record& record) {
-  return sizeof(DiskRecord) + std::visit(Overloaded{
-                                             [](const SetEntryRecord&) { return sizeof(DiskSetEntry); },
-                                             [](const DropRangeRecord&) { return sizeof(DiskDropRange); },
-                                             [](const AllocateRangeRecord&) { return sizeof(DiskAllocateRange); },
-                                             [](const PutVolumeRecord& put_volume) {
-                                               return sizeof(DiskPutVolume) + disk_bytes(put_volume.volume);
-                                             },
-                                             [](const DeleteVolumeRecord&) { return sizeof(DiskDeleteVolume); },
-                                             [](const PutStoreRecord& put_store) {
-                                               return sizeof(DiskPutStore) + put_store.name.size();
-                                             },
-                                         },
-                                         record);
+  return sizeof(DiskRecord) +
+         std::visit(Overloaded{
+                        [](const SetEntryRecord&) { return sizeof(DiskSetEntry); },
+                        [](const DropRangeRecord&) { return sizeof(DiskDropRange); },
+                        [](const AllocateRangeRecord&) { return sizeof(DiskAllocateRange); },
+                        [](const PutVolumeRecord& put_volume) {
+                          return sizeof(DiskPutVolume) + disk_bytes(put_volume.volume);
+                        },
+                        [](const DeleteVolumeRecord&) { return sizeof(DiskDeleteVolume); },
+                        [](const PutStoreRecord& put_store) { return sizeof(DiskPutStore) + put_store.name.size(); },
+                    },
+                    record);
 }
 
 bool good_names(const Record& record) {
@@ -382,8 +383,7 @@ RecordType type_of(const Record& record) {
 void write(Writer& writer, const Record& record) {
   std::visit(Overloaded{
                  [&](const SetEntryRecord& set) {
-                   writer.value(
-                       DiskSetEntry{.volume = set.volume, .index = set.index, .entry = to_disk(set.entry)});
+                   writer.value(DiskSetEntry{.volume = set.volume, .index = set.index, .entry = to_disk(set.entry)});
                  },
                  [&](const DropRangeRecord& drop) {
                    writer.value(DiskDropRange{
@@ -397,9 +397,7 @@ void write(Writer& writer, const Record& record) {
                    writer.value(DiskPutVolume{.map_of = put_volume.map_of});
                    write(writer, put_volume.volume);
                  },
-                 [&](const DeleteVolumeRecord& deleted) {
-                   writer.value(DiskDeleteVolume{.volume = deleted.volume});
-                 },
+                 [&](const DeleteVolumeRecord& deleted) { writer.value(DiskDeleteVolume{.volume = deleted.volume}); },
                  [&](const PutStoreRecord& put_store) {
                    writer.value(DiskPutStore{.total_clusters = put_store.total_clusters,
                                              .name_bytes = static_cast<uint8_t>(put_store.name.size()),
@@ -616,12 +614,12 @@ void decode(PageView page, std::span<Entry, kFanOut> entries) {
 void encode(const TableEntry& entry, std::vector<std::byte>& table) {
   CHECK(good_names(entry.volume));
   const size_t volume_bytes = disk_bytes(entry.volume);
-  CHECK(sizeof(DiskRecord) + sizeof(DiskPutVolume) + volume_bytes <= kMaxRecordBytes);
+  CHECK(volume_bytes <= kMaxVolumeDiskBytes);
   const size_t bytes = sizeof(DiskTableEntry) + volume_bytes;
   table.resize(table.size() + bytes);
   Writer writer(std::span(table).last(bytes));
-  writer.value(DiskTableEntry{
-      .entry_bytes = static_cast<uint32_t>(bytes), .level = entry.level, .root = to_disk(entry.root)});
+  writer.value(
+      DiskTableEntry{.entry_bytes = static_cast<uint32_t>(bytes), .level = entry.level, .root = to_disk(entry.root)});
   write(writer, entry.volume);
 }
 
@@ -634,6 +632,8 @@ Result<std::vector<TableEntry>> decode_table(std::span<const std::byte> table) {
         !reader.bytes(disk.entry_bytes - sizeof(DiskTableEntry), body)) {
       return fail(EILSEQ, "the volume table ends within an entry");
     }
+    // One that could not be written again.
+    if (body.size() > kMaxVolumeDiskBytes) return fail(EILSEQ, "an entry of the volume table is too long");
     Reader inner(body);
     TableEntry entry;
     if (disk.level > kMaxLevel || !read(inner, entry.volume) || !inner.at_end()) {
