@@ -47,6 +47,7 @@ std::vector<Record> example_records() {
   return {
       SetEntryRecord{.volume = 7, .index = 0xffff'ffff, .entry = {.own = 5, .base = 1, .valid = 0x8000'0000'0000'0001}},
       DropRangeRecord{.volume = 7, .first = 0xffff'fffe, .count = 2, .base = kBaseZeros},
+      AllocateRangeRecord{.volume = 7, .first = 0xffff'fffe, .count = 2, .own = 9},
       PutVolumeRecord{.volume = example_volume(), .map_of = 3},
       PutVolumeRecord{.volume = plain},
       DeleteVolumeRecord{.volume = 6},
@@ -429,7 +430,7 @@ TEST(LvolFormat, RefusesRecordsThatMakeNoSense) {
     }
     // A type that there is not.
     EXPECT_FALSE(taken(with(bytes, 0, {0})));
-    EXPECT_FALSE(taken(with(bytes, 0, {6})));
+    EXPECT_FALSE(taken(with(bytes, 0, {7})));
   }
   const std::vector<uint8_t> set = bytes_of(SetEntryRecord{.volume = 1});
   EXPECT_FALSE(taken(with(set, 4, {0})));  // no volume
@@ -438,6 +439,11 @@ TEST(LvolFormat, RefusesRecordsThatMakeNoSense) {
   EXPECT_FALSE(taken(with(drop, 12, {3})));  // beyond the last index
   EXPECT_FALSE(taken(with(drop, 12, {0})));  // nothing
   EXPECT_FALSE(taken(with(drop, 16, {2})));  // a base that is a cluster
+  const std::vector<uint8_t> range = bytes_of(AllocateRangeRecord{.volume = 1, .first = 0xffff'fffe, .count = 2, .own = 5});
+  EXPECT_FALSE(taken(with(range, 4, {0})));   // no volume
+  EXPECT_FALSE(taken(with(range, 12, {3})));  // beyond the last index
+  EXPECT_FALSE(taken(with(range, 12, {0})));  // nothing
+  EXPECT_FALSE(taken(with(range, 16, {1})));  // not a cluster for data
   const std::vector<uint8_t> volume = bytes_of(PutVolumeRecord{.volume = example_volume(7), .map_of = 3});
   EXPECT_FALSE(taken(with(volume, 4, {7})));  // a copy of itself
   const std::vector<uint8_t> deleted = bytes_of(DeleteVolumeRecord{.volume = 1});
