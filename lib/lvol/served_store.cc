@@ -264,8 +264,8 @@ Task<Result<ServedStore::Seen>> ServedStore::make(Store& store, Store::CreateOpt
 }
 
 Task<Result<ServedStore::Seen>> ServedStore::make_copy(Store& store, VolumeId id, std::string name, bool as_snapshot) {
-  const Result<VolumeId> made = as_snapshot ? co_await store.snapshot(id, std::move(name), {})
-                                            : co_await store.clone(id, std::move(name), {});
+  const Result<VolumeId> made =
+      as_snapshot ? co_await store.snapshot(id, std::move(name), {}) : co_await store.clone(id, std::move(name), {});
   if (!made) co_return std::unexpected(made.error());
   co_return look(store, *made);
 }
@@ -315,8 +315,7 @@ Task<Result<Uuid>> ServedStore::adopt_new(Result<Seen> made) {
 
 Task<Result<Uuid>> ServedStore::create(Store::CreateOptions options) {
   if (parts_.bdevs.find(alias_of(options.name)) != nullptr) co_return fail(EEXIST, "a bdev of this name exists");
-  co_return co_await adopt_new(
-      co_await call_on(*thread_, [&] { return make(*store_, std::move(options)); }));
+  co_return co_await adopt_new(co_await call_on(*thread_, [&] { return make(*store_, std::move(options)); }));
 }
 
 Task<Result<Uuid>> ServedStore::copy(VolumeId id, std::string name, bool as_snapshot) {
@@ -364,8 +363,7 @@ Task<Result<>> ServedStore::resize(VolumeId id, uint64_t size_bytes) {
   const uint64_t after = (size_bytes + cluster - 1) / cluster * cluster;
   // What is cut off must not be used any more, and what is new not be used before it is there.
   if (offered.bdev != nullptr && after < before) parts_.bdevs.set_size(*offered.bdev, after);
-  Changed done =
-      co_await call_on(*thread_, [&] { return change(*store_, id, store_->resize(id, size_bytes)); });
+  Changed done = co_await call_on(*thread_, [&] { return change(*store_, id, store_->resize(id, size_bytes)); });
   offered.record = std::move(done.seen.record);
   if (offered.bdev != nullptr) parts_.bdevs.set_size(*offered.bdev, offered.record->size_bytes);
   co_return done.result;
@@ -374,10 +372,12 @@ Task<Result<>> ServedStore::resize(VolumeId id, uint64_t size_bytes) {
 Task<Result<>> ServedStore::set_readonly(VolumeId id) {
   Offered& offered = *volumes_.at(id);
   if (offered.record->snapshot || offered.record->readonly) co_return Result<>{};
+  // First of all, so that no write comes after it; that of a damaged store is so anyway, and stays it.
+  const bool before = offered.bdev != nullptr && offered.bdev->readonly();
   if (offered.bdev != nullptr) parts_.bdevs.set_readonly(*offered.bdev, true);
   Changed done = co_await call_on(*thread_, [&] { return change(*store_, id, store_->set_readonly(id)); });
   offered.record = std::move(done.seen.record);
-  if (offered.bdev != nullptr) parts_.bdevs.set_readonly(*offered.bdev, offered.record->readonly);
+  if (offered.bdev != nullptr) parts_.bdevs.set_readonly(*offered.bdev, before || offered.record->readonly);
   co_return done.result;
 }
 

@@ -23,7 +23,8 @@ struct ShortUse final : BdevEvents {
 
 class Stores::NameTaken {
  public:
-  NameTaken(Stores& stores, const std::string& name) : stores_(stores), place_(stores.names_taken_.insert(name).first) {}
+  NameTaken(Stores& stores, const std::string& name)
+      : stores_(stores), place_(stores.names_taken_.insert(name).first) {}
   NameTaken(const NameTaken&) = delete;
   NameTaken& operator=(const NameTaken&) = delete;
   ~NameTaken() { stores_.names_taken_.erase(place_); }
@@ -172,7 +173,8 @@ Task<> Stores::examine(std::string bdev_name) {
 
 Task<> Stores::serve(std::string bdev_name, Superblock superblock) {
   const auto refuse = [&](const char* why) {
-    log(LogLevel::kError, LogFlag::kLvol, "lvol store {} on bdev {} is not loaded: {}", superblock.name, bdev_name, why);
+    log(LogLevel::kError, LogFlag::kLvol, "lvol store {} on bdev {} is not loaded: {}", superblock.name, bdev_name,
+        why);
   };
   if (find_store(superblock.uuid.to_string()) != nullptr) {
     refuse("one of the same uuid is: is this another way to the same disk, or a copy of it?");
@@ -195,9 +197,10 @@ Task<Result<Stores::StorePointer>> Stores::open(std::string bdev_name, std::stri
   auto opened = co_await ServedStore::open(parts(), bdev_name, std::move(name), std::move(format));
   if (!opened) co_return opened;
   const StorePointer store = std::move(*opened);
-  const bool taken = find_store(store->uuid().to_string()) != nullptr ||
-                     std::ranges::any_of(stores_, [&](const StorePointer& other) { return other->name() == store->name(); }) ||
-                     (!fresh && names_taken_.contains(store->name()));
+  const bool taken =
+      find_store(store->uuid().to_string()) != nullptr ||
+      std::ranges::any_of(stores_, [&](const StorePointer& other) { return other->name() == store->name(); }) ||
+      (!fresh && names_taken_.contains(store->name()));
   if (!taken && !store->base_removed()) {
     stores_.push_back(store);
     co_return store;
