@@ -10,6 +10,7 @@
 #include <cstring>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "app/common/app.h"
 #include "lib/base/unique_fd.h"
@@ -302,9 +303,13 @@ CpuMask one_core() {
 int run(const Options& options) {
   const UniqueFd file(::open(options.source.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return complain(fmt::format("cannot open {}: {}", options.source, ::strerrordesc_np(errno)));
-  // Of a block device, too.
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0 || (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))) {
+    return complain(fmt::format("{} is neither a file nor a block device", options.source));
+  }
+  // A block device has its size here only.
   const off_t bytes = ::lseek(file.get(), 0, SEEK_END);
-  if (bytes <= 0) return complain(fmt::format("{} is empty, or not a file", options.source));
+  if (bytes <= 0) return complain(fmt::format("{} is empty", options.source));
   return run_app({.cpumask = one_core()},
                  [&](App& app) { return run_program(options, app, file.get(), static_cast<uint64_t>(bytes)); });
 }
