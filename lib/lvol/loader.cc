@@ -18,8 +18,8 @@ constexpr uint32_t kStepPages = 64;
 
 class MapLoader {
  public:
-  MapLoader(const Superblock& superblock, MetaIo& io, ClusterTable& clusters, PagePlaces& places, Maps& maps)
-      : geometry_(superblock.geometry), io_(io), clusters_(clusters), places_(places), maps_(maps) {}
+  MapLoader(const Superblock& superblock, MetaIo& io, PagePlaces& places, Maps& maps)
+      : geometry_(superblock.geometry), io_(io), places_(places), maps_(maps) {}
 
   // To be read: the map of a volume.
   void add(Volume& volume, uint32_t level, const PageRef& root) {
@@ -84,8 +84,8 @@ class MapLoader {
       if (damage_.empty()) damage_ = fmt::format("page {} of a map is damaged", place);
       page = &maps_.damaged_page();
     } else {
-      page->place = {.page = place, .crc = wanted.crc};
-      maps_.loaded(*page, static_cast<uint32_t>(wanted.referrers.size()));
+      maps_.placed(*page, {.page = place, .crc = wanted.crc});
+      for (size_t more = 1; more < wanted.referrers.size(); ++more) maps_.add_holder(*page);
     }
     for (const Referrer& referrer : wanted.referrers) {
       if (referrer.volume != nullptr) {
@@ -126,7 +126,6 @@ class MapLoader {
 
   const Geometry& geometry_;
   MetaIo& io_;
-  ClusterTable& clusters_;
   PagePlaces& places_;
   Maps& maps_;
   IoBuffer buffer_;
@@ -219,7 +218,7 @@ Task<Result<Loaded>> load(const Superblock& superblock, MetaIo& io, ClusterTable
   if (!entries) co_return std::unexpected(entries.error());
 
   volumes.set_next_id(superblock.next_volume);
-  MapLoader loader(superblock, io, clusters, places, maps);
+  MapLoader loader(superblock, io, places, maps);
   for (TableEntry& entry : *entries) {
     const bool sound = entry.volume.size_bytes % superblock.geometry.cluster_bytes == 0 && entry.level <= kMaxLevel &&
                        (entry.root.page == kNoPage || can_be_metadata(entry.root, superblock.geometry));

@@ -19,6 +19,7 @@ struct Volume;
 struct MapRequest : BlockIo {
   enum class Kind : uint8_t {
     kWrite,    // may I write these sub-clusters, and where?
+    kOwn,      // may I copy what is shared of this cluster, and where? (as kWrite, of nothing)
     kPublish,  // they are written (or have failed): make them visible
     kDrop,     // forget whole clusters
     kFlush,    // make everything durable that completed before
@@ -26,7 +27,7 @@ struct MapRequest : BlockIo {
   enum class Answer : uint8_t {
     kFailed,   // see `status`
     kRetry,    // nothing needs to change any more: look at the map again
-    kGranted,  // kWrite: write to `cluster`, then publish
+    kGranted,  // kWrite, kOwn: write to `cluster`, then publish
     kDone,
   };
 
@@ -40,7 +41,8 @@ struct MapRequest : BlockIo {
   uint32_t count = 1;    // kDrop: of clusters
   uint64_t touched = 0;  // kWrite: bits of the sub-clusters that are written, wholly or in part
   uint64_t partial = 0;  // of these, in part only
-  bool failed = false;   // kPublish: nothing became visible
+  bool allocate = false; // kOwn: also what is not mapped
+  bool failed = false;   // kPublish: what was to be written is not there
 
   Answer answer = Answer::kFailed;
   IoStatus result = IoStatus::kOk;  // of kFailed
@@ -48,7 +50,7 @@ struct MapRequest : BlockIo {
   ClusterIndex cluster = kNoCluster;
   Entry source;       // the entry before: where the rest of sub-clusters comes from
   uint64_t fill = 0;  // of `partial`, those whose rest must be filled from `source` (the others are in `cluster`)
-  uint64_t copy = 0;  // further sub-clusters to copy from source.own
+  uint64_t copy = 0;  // further sub-clusters to copy from `source`
   uint64_t locked = 0;  // nobody else is granted these meanwhile
 };
 

@@ -304,7 +304,7 @@ uint64_t Store::reserve() const {
 
 StoreUsage Store::usage() const {
   return {.total_clusters = geometry_.total_clusters - geometry_.reserved_clusters,
-          .free_clusters = clusters_.free() + clusters_.in_quarantine(),
+          .free_clusters = static_cast<uint32_t>(clusters_.free() + clusters_.in_quarantine()),
           .metadata_clusters = places_.clusters(),
           .map_pages = maps_.pages(),
           .waiting_writes = arbiter_->waiting_for_space()};
@@ -338,7 +338,7 @@ RecordNumber Store::change(const Record& record) {
 
 // Until the journal takes a record of the volume list.
 Task<> Store::make_room() {
-  while (damage_.empty() && !journal_->has_room_for_lists()) {
+  while (damage_.empty() && !journal_->has_reserve()) {
     starved_ = true;
     wake();
     co_await sleep_for(kNsPerMs);

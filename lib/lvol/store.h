@@ -178,7 +178,6 @@ class Store {
   Timer commit_timer_;
   Timer settle_timer_;
   bool commit_due_ = false;
-  bool checkpoint_due_ = false;
   bool starved_ = false;
   bool closing_ = false;
   bool checkpoint_runs_ = false;

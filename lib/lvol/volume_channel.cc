@@ -9,6 +9,7 @@
 #include "lib/lvol/io_task.h"
 #include "lib/lvol/store.h"
 #include "lib/lvol/volume.h"
+#include "lib/thread/await.h"
 
 namespace sluice::lvol {
 namespace {
@@ -28,10 +29,17 @@ struct VolumeChannel::Split {
   IoStatus status = IoStatus::kOk;
 };
 
+// A cluster that is made the volume's own, though nobody has submitted a request for that.
+struct VolumeChannel::Owning {
+  Event done;
+  IoStatus status = IoStatus::kOk;
+};
+
 struct VolumeChannel::Piece : MapRequest {
   VolumeChannel* owner = nullptr;
-  BlockIo* io = nullptr;     // the request; of a part as well
-  Split* split = nullptr;    // nullptr: the piece is all of it
+  BlockIo* io = nullptr;     // the request
+  Split* split = nullptr;    // that this is a part of; nullptr: it is all of it
+  Owning* owning = nullptr;  // instead of a request
   EpochUse use;
   bool entered = false;
   uint64_t within_bytes = 0;  // write: where in the cluster it begins
@@ -54,6 +62,13 @@ VolumeChannel::VolumeChannel(Bdev& bdev, Store& store, Volume& volume, ChannelRe
 }
 
 VolumeChannel::~VolumeChannel() = default;
+
+void VolumeChannel::on_arrive() { use_pools(thread().host()); }
+
+void VolumeChannel::use_pools(ThreadHost& host) {
+  pieces_ = &ElasticPool<Piece>::of(host);
+  splits_ = &ElasticPool<Split>::of(host);
+}
 
 void VolumeChannel::do_submit(BlockIo& io) {
   switch (io.type) {
@@ -80,16 +95,19 @@ void VolumeChannel::do_submit(BlockIo& io) {
 
 // --- Pieces ---
 
-VolumeChannel::Piece& VolumeChannel::take_piece(BlockIo& io, Split* split) {
+VolumeChannel::Piece& VolumeChannel::take_piece(BlockIo* io, Split* split) {
   Piece& piece = *pieces_->take().release();  // until finish()
   piece.owner = this;
-  piece.io = &io;
+  piece.io = io;
   piece.split = split;
-  piece.type = io.type;
+  piece.owning = nullptr;
   piece.volume = &volume_;
-  piece.iov = io.iov;
-  piece.iov_count = io.iov_count;
-  piece.length_bytes = io.length_bytes;
+  if (io != nullptr) {
+    piece.type = io->type;
+    piece.iov = io->iov;
+    piece.iov_count = io->iov_count;
+    piece.length_bytes = io->length_bytes;
+  }
   if (split != nullptr) ++split->left;
   return piece;
 }
@@ -124,13 +142,17 @@ void VolumeChannel::to_base(Piece& piece, uint64_t offset_bytes) {
 
 void VolumeChannel::finish(Piece& piece, IoStatus status) {
   if (std::exchange(piece.entered, false)) reader_.leave(piece.use);
-  BlockIo& io = *piece.io;
+  BlockIo* io = piece.io;
   Split* split = piece.split;
+  Owning* owning = piece.owning;
   pieces_->give_back(std::unique_ptr<Piece>(&piece));
-  if (split == nullptr) {
-    complete(io, status);
-  } else {
+  if (split != nullptr) {
     end_part(*split, status);
+  } else if (owning != nullptr) {
+    owning->status = status;
+    owning->done.set();
+  } else {
+    complete(*io, status);
   }
 }
 
@@ -146,7 +168,7 @@ void VolumeChannel::end_part(Split& split, IoStatus status) {
 // --- Reading ---
 
 void VolumeChannel::read(BlockIo& io) {
-  Piece& first = take_piece(io, nullptr);
+  Piece& first = take_piece(&io, nullptr);
   reader_.enter(first.use);
   first.entered = true;
   const Extent extent = next_extent(io.offset_bytes, io.length_bytes);
@@ -167,7 +189,7 @@ void VolumeChannel::read(BlockIo& io) {
   IovCursor cursor({io.iov, io.iov_count});
   std::vector<Extent> extents = std::move(extents_);  // completions of zeros may submit, one day
   for (size_t i = 0; i < extents.size(); ++i) {
-    Piece& piece = i == 0 ? first : take_piece(io, &split);
+    Piece& piece = i == 0 ? first : take_piece(&io, &split);
     if (i > 0) {
       reader_.enter(piece.use);
       piece.entered = true;
@@ -261,7 +283,7 @@ void VolumeChannel::read_extent(Piece& piece, const Extent& extent) {
 void VolumeChannel::write(BlockIo& io) {
   const uint64_t within = io.offset_bytes & (cluster_bytes_ - 1);
   if (within + io.length_bytes <= cluster_bytes_) {
-    Piece& piece = take_piece(io, nullptr);
+    Piece& piece = take_piece(&io, nullptr);
     piece.index = static_cast<uint32_t>(io.offset_bytes / cluster_bytes_);
     piece.within_bytes = within;
     write_piece(piece);
@@ -273,7 +295,7 @@ void VolumeChannel::write(BlockIo& io) {
     const uint64_t at = io.offset_bytes + done;
     const uint64_t begin = at & (cluster_bytes_ - 1);
     const uint64_t length = std::min(io.length_bytes - done, cluster_bytes_ - begin);
-    Piece& piece = take_piece(io, &split);
+    Piece& piece = take_piece(&io, &split);
     piece.index = static_cast<uint32_t>(at / cluster_bytes_);
     piece.within_bytes = begin;
     slice(piece, cursor, length);
@@ -373,19 +395,9 @@ Task<IoStatus> VolumeChannel::fill_and_write(Piece& piece) {
       status != IoStatus::kOk) {
     co_return status;
   }
-  IovCursor cursor(piece.buffers());
-  cursor.copy_out(bytes.subspan(piece.within_bytes - begin_bytes, piece.length_bytes));
-
-  // The write itself, extended to the sub-clusters that were filled; then each run of copied ones.
-  uint64_t from = piece.within_bytes;
-  uint64_t to = piece.within_bytes + piece.length_bytes;
-  const uint64_t first_touched = from / subcluster_bytes_;
-  const uint64_t last_touched = (to - 1) / subcluster_bytes_;
-  if ((piece.fill >> first_touched & 1) != 0) from = first_touched * subcluster_bytes_;
-  if ((piece.fill >> last_touched & 1) != 0) to = (last_touched + 1) * subcluster_bytes_;
   const uint64_t target = geometry.offset_bytes(piece.cluster);
-  IoStatus status = co_await transfer(channel_of(base_), IoType::kWrite, target + from,
-                                      bytes.subspan(from - begin_bytes, to - from));
+  IoStatus status = IoStatus::kOk;
+  if (piece.touched != 0) status = co_await write_filled(piece, begin_bytes, bytes);
   for (uint64_t left = piece.copy; left != 0 && status == IoStatus::kOk;) {
     const auto run_first = static_cast<uint32_t>(std::countr_zero(left));
     const auto run = static_cast<uint32_t>(std::countr_one(left >> run_first));
@@ -395,6 +407,21 @@ Task<IoStatus> VolumeChannel::fill_and_write(Piece& piece) {
     left &= ~geometry.bits(run_first, run_first + run - 1);
   }
   co_return status;
+}
+
+// The write itself, extended to the sub-clusters that were filled. The buffer begins at `begin_bytes` of the cluster.
+Task<IoStatus> VolumeChannel::write_filled(Piece& piece, uint64_t begin_bytes, std::span<std::byte> bytes) {
+  IovCursor cursor(piece.buffers());
+  cursor.copy_out(bytes.subspan(piece.within_bytes - begin_bytes, piece.length_bytes));
+  uint64_t from = piece.within_bytes;
+  uint64_t to = piece.within_bytes + piece.length_bytes;
+  const uint64_t first_touched = from / subcluster_bytes_;
+  const uint64_t last_touched = (to - 1) / subcluster_bytes_;
+  if ((piece.fill >> first_touched & 1) != 0) from = first_touched * subcluster_bytes_;
+  if ((piece.fill >> last_touched & 1) != 0) to = (last_touched + 1) * subcluster_bytes_;
+  co_return co_await transfer(channel_of(base_), IoType::kWrite,
+                              store_.geometry().offset_bytes(piece.cluster) + from,
+                              bytes.subspan(from - begin_bytes, to - from));
 }
 
 // Of the entry before, into a buffer that begins with sub-cluster `first`.
@@ -423,6 +450,18 @@ Task<IoStatus> VolumeChannel::read_subclusters(const Piece& piece, uint64_t want
 
 // --- The rest ---
 
+Task<IoStatus> VolumeChannel::own(uint32_t index, bool allocate) {
+  Owning owning;
+  Piece& piece = take_piece(nullptr, nullptr);
+  piece.owning = &owning;
+  piece.index = index;
+  piece.touched = piece.partial = 0;
+  piece.allocate = allocate;
+  ask(piece, MapRequest::Kind::kOwn);
+  co_await owning.done.wait();
+  co_return owning.status;
+}
+
 // Whole clusters lose what they hold; of others nothing could be freed.
 void VolumeChannel::discard(BlockIo& io) {
   const uint64_t first = (io.offset_bytes + cluster_bytes_ - 1) / cluster_bytes_;
@@ -431,7 +470,7 @@ void VolumeChannel::discard(BlockIo& io) {
     complete(io, IoStatus::kOk);
     return;
   }
-  Piece& piece = take_piece(io, nullptr);
+  Piece& piece = take_piece(&io, nullptr);
   piece.index = static_cast<uint32_t>(first);
   piece.count = static_cast<uint32_t>(end - first);
   ask(piece, MapRequest::Kind::kDrop);
@@ -442,7 +481,7 @@ void VolumeChannel::write_zeroes(BlockIo& io) {
   Split& split = split_up(io);
   const uint64_t end = io.offset_bytes + io.length_bytes;
   for (uint64_t at = io.offset_bytes; at < end;) {
-    Piece& piece = take_piece(io, &split);
+    Piece& piece = take_piece(&io, &split);
     piece.index = static_cast<uint32_t>(at / cluster_bytes_);
     piece.within_bytes = at % cluster_bytes_;
     if (piece.within_bytes == 0 && end - at >= cluster_bytes_) {
@@ -466,7 +505,7 @@ void VolumeChannel::write_zeroes(BlockIo& io) {
 }
 
 void VolumeChannel::flush(BlockIo& io) {
-  Piece& piece = take_piece(io, nullptr);
+  Piece& piece = take_piece(&io, nullptr);
   if (store_.dirty()) {
     ask(piece, MapRequest::Kind::kFlush);
   } else if (channel_of(base_).bdev().supports(IoType::kFlush)) {

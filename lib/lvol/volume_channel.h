@@ -34,9 +34,14 @@ class VolumeChannel final : public BdevChannel {
   VolumeChannel(Bdev& bdev, Store& store, Volume& volume, ChannelRef base, ChannelRef origin);
   ~VolumeChannel() override;
 
+  // Makes all of the volume's cluster `index` its own: copies what it shares with others. `allocate`: also what nobody
+  // has written.
+  Task<IoStatus> own(uint32_t index, bool allocate);
+
  private:
   struct Split;
   struct Piece;
+  struct Owning;
 
   enum class Source : uint8_t { kBase, kOrigin, kZeros, kDamaged };
   // A run of bytes of the volume that lie in one place.
@@ -47,11 +52,8 @@ class VolumeChannel final : public BdevChannel {
   };
 
   void do_submit(BlockIo& io) override;
-  void on_arrive() override { use_pools(thread().host()); }
-  void use_pools(ThreadHost& host) {
-    pieces_ = &ElasticPool<Piece>::of(host);
-    splits_ = &ElasticPool<Split>::of(host);
-  }
+  void on_arrive() override;
+  void use_pools(ThreadHost& host);
 
   void read(BlockIo& io);
   void write(BlockIo& io);
@@ -66,12 +68,13 @@ class VolumeChannel final : public BdevChannel {
   void write_piece(Piece& piece);
   void granted(Piece& piece);
   Task<IoStatus> fill_and_write(Piece& piece);
+  Task<IoStatus> write_filled(Piece& piece, uint64_t begin_bytes, std::span<std::byte> bytes);
   Task<IoStatus> read_subclusters(const Piece& piece, uint64_t wanted, uint32_t first, std::span<std::byte> buffer);
   void publish(Piece& piece, IoStatus written);
   void ask(Piece& piece, MapRequest::Kind kind);
   void on_answer(Piece& piece);
 
-  Piece& take_piece(BlockIo& io, Split* split);
+  Piece& take_piece(BlockIo* io, Split* split);
   Split& split_up(BlockIo& io);
   void slice(Piece& piece, IovCursor& cursor, uint64_t length_bytes);
   void to_base(Piece& piece, uint64_t offset_bytes);

@@ -27,6 +27,7 @@ uint64_t WriteArbiter::key_of(const Volume& volume, uint32_t index) {
 void WriteArbiter::take(MapRequest& request) {
   switch (request.kind) {
     case MapRequest::Kind::kWrite:
+    case MapRequest::Kind::kOwn:
       write(request);
       return;
     case MapRequest::Kind::kPublish:
@@ -58,8 +59,9 @@ void WriteArbiter::write(MapRequest& request) {
     volume.waiting.push_back(request);
     return;
   }
+  const bool own = request.kind == MapRequest::Kind::kOwn;
   const auto found_pending = pending_.find(key_of(volume, request.index));
-  if (found_pending != pending_.end() && (found_pending->second.busy & request.touched) != 0) {
+  if (found_pending != pending_.end() && (own || (found_pending->second.busy & request.touched) != 0)) {
     found_pending->second.waiting.push_back(request);
     return;
   }
@@ -76,6 +78,14 @@ void WriteArbiter::write(MapRequest& request) {
   }
   const Entry& entry = found.entry;
   const uint64_t full = parts_.geometry.full();
+  if (own) {
+    const bool mapped = entry.own != kNoCluster || entry.base >= kFirstDataCluster;
+    const bool owned = found.in_place && (entry.valid == full || (entry.base < kFirstDataCluster && !request.allocate));
+    if (owned || (!mapped && !request.allocate)) {
+      answer(request, MapRequest::Answer::kDone);
+      return;
+    }
+  }
   if (found_pending != pending_.end()) {
     // Others write to the cluster already.
     Pending& pending = found_pending->second;
@@ -86,15 +96,15 @@ void WriteArbiter::write(MapRequest& request) {
     return;
   }
   if (found.in_place) {
-    const uint64_t missing = request.touched & ~entry.valid;
+    const uint64_t missing = (own ? full : request.touched) & ~entry.valid;
     if (missing == 0) {
       answer(request, MapRequest::Answer::kRetry);
       return;
     }
     Pending& pending = pending_[key_of(volume, request.index)];
     pending.cluster = entry.own;
-    request.copy = 0;
-    request.locked = request.touched;
+    request.copy = own ? missing : 0;
+    request.locked = request.touched | request.copy;
     grant(request, pending, entry, request.partial & missing);
     return;
   }
@@ -110,8 +120,8 @@ void WriteArbiter::write(MapRequest& request) {
   // A cluster that others share and that is not complete cannot become the base of the new one: what it owns is copied.
   // Until that is done nobody else may publish: the new cluster would hide what it does not have yet.
   const bool incomplete = entry.own != kNoCluster && entry.valid != full;
-  request.copy = incomplete ? entry.valid & ~request.touched : 0;
-  request.locked = incomplete ? full : request.touched;
+  request.copy = own ? full : incomplete ? entry.valid & ~request.touched : 0;
+  request.locked = own || incomplete ? full : request.touched;
   grant(request, pending, entry, request.partial);
 }
 

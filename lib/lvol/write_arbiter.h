@@ -46,7 +46,7 @@ class WriteArbiter {
   // Requires: nothing is granted and nothing waits (checked).
   ~WriteArbiter();
 
-  // A request of a channel: kWrite, kPublish or kDrop.
+  // A request of a channel, but for kFlush.
   void take(MapRequest& request);
 
   // Whether a write to this volume that finds no cluster waits for one instead of failing.
