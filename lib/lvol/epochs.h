@@ -2,6 +2,9 @@
 // and then read or write the clusters they found; what the owner takes out of a map may be used again when all I/O that
 // was in flight at that moment has completed.
 //
+// What was taken out while current() was e is nobody's any more when oldest() > e; somebody must have called advance()
+// since.
+//
 // Source: epoch-based reclamation (K. Fraser, "Practical lock-freedom", 2004), with an epoch per request.
 #pragma once
 
@@ -24,13 +27,15 @@ class EpochUse : public ListHook<EpochTag> {
   uint64_t epoch_ = 0;
 };
 
-// One reader: a channel. Thread: its own, but for oldest(), which the owner reads.
+// One reader: a channel. Thread: its own, but for oldest_, which the owner reads.
 class EpochReader {
  public:
-  // `group`: of which it is one, for Epochs::oldest(group).
+  // Borrows `epochs`. `group`: of which it is one, for Epochs::oldest(group).
   explicit EpochReader(Epochs& epochs, const void* group = nullptr);
   // Requires: nothing is in use (checked).
   ~EpochReader();
+  EpochReader(const EpochReader&) = delete;
+  EpochReader& operator=(const EpochReader&) = delete;
 
   // Before looking at a map, and after the last use of what was found there.
   void enter(EpochUse& use);
@@ -41,23 +46,35 @@ class EpochReader {
   static constexpr uint64_t kNone = UINT64_MAX;
 
   Epochs& epochs_;
-  List<EpochUse, EpochTag> uses_;           // the oldest first
-  std::atomic<uint64_t> oldest_ = kNone;    // the epoch of the first
+  const void* const group_;
+  List<EpochUse, EpochTag> uses_;  // the oldest first
+  // The epoch of the first of them. On a line of its own: each request writes it.
+  alignas(64) std::atomic<uint64_t> oldest_ = kNone;
 };
 
 // Thread: the owner's, but for readers coming and going.
 class Epochs {
  public:
+  Epochs() = default;
+  // Requires: no readers are left (checked).
+  ~Epochs();
+  Epochs(const Epochs&) = delete;
+  Epochs& operator=(const Epochs&) = delete;
+
   // Ends the present epoch; what is taken out of maps from here on belongs to the next one. Returns the one ended.
   uint64_t advance();
   uint64_t current() const { return current_.load(std::memory_order_relaxed); }
   // The oldest epoch that anybody may still be in; current() when nobody is in an older one. All before it are over.
-  uint64_t oldest() const;
-  // The same for the readers of a group.
-  uint64_t oldest(const void* group) const;
+  // Visits every reader: for once per commit or so, not for each turn of a poll loop.
+  uint64_t oldest() const { return oldest_of(nullptr); }
+  // The same for the readers of one group.
+  uint64_t oldest(const void* group) const { return oldest_of(group); }
 
  private:
   friend class EpochReader;
+  // nullptr: of all.
+  uint64_t oldest_of(const void* group) const;
+
   std::atomic<uint64_t> current_ = 1;
   mutable std::mutex mutex_;  // of readers_: they come and go on their own threads
   std::vector<EpochReader*> readers_;

@@ -38,8 +38,8 @@ struct Superblock {
   std::string name;
   Geometry geometry;
   uint64_t base_block_bytes = 512;
-  // Where replay begins: the first journal page to read, its sequence number, the number of its first record, and the
-  // CRC of the page before it in sequence.
+  // Where replay begins: the sequence number of the first journal page to read, the CRC of the page before it in
+  // sequence, and the number of its first record.
   uint64_t journal_sequence = 1;
   uint32_t journal_crc = 0;
   RecordNumber first_record = 1;
@@ -53,6 +53,10 @@ struct Superblock {
 inline constexpr uint32_t kMaxTableIndex = 192;
 inline constexpr uint32_t kRefsPerPage = kFanOut;
 
+// The smallest ring in which the journal can keep pages in reserve.
+inline constexpr uint32_t kMinJournalPages = 8;
+
+// Requires: a geometry that decode_superblock() would take, a name of at most kMaxNameBytes (checked).
 void encode(const Superblock& superblock, PageSpan page);
 // Errors: ENODATA: it is not one of ours; EILSEQ: damaged; ENOTSUP: a later version.
 Result<Superblock> decode_superblock(PageView page);
@@ -93,7 +97,7 @@ struct TableEntry {
 
   bool operator==(const TableEntry&) const = default;
 };
-// Appends it to the table's bytes.
+// Appends it to the table's bytes. Requires: fits(PutVolumeRecord{entry.volume}) (checked).
 void encode(const TableEntry& entry, std::vector<std::byte>& table);
 // All of them. Errors: EILSEQ.
 Result<std::vector<TableEntry>> decode_table(std::span<const std::byte> table);
@@ -141,33 +145,38 @@ struct PutStoreRecord {
   bool operator==(const PutStoreRecord&) const = default;
 };
 using Record =
-    std::variant<SetEntryRecord, DropRangeRecord, AllocateRangeRecord, PutVolumeRecord, DeleteVolumeRecord, PutStoreRecord>;
+    std::variant<SetEntryRecord, DropRangeRecord, PutVolumeRecord, DeleteVolumeRecord, PutStoreRecord,
+                 AllocateRangeRecord>;
 
 // What a journal page says of itself.
 struct JournalHeader {
   Uuid store;
-  uint64_t sequence = 0;            // of pages, from 1; the page lies at (sequence - 1) modulo the journal's pages
-  uint64_t durable_sequence = 0;    // this page and all before it were durable when this one was written
-  RecordNumber first_record = 0;    // the number of its first record
-  uint32_t previous_crc = 0;        // page_crc of the page before it in sequence
+  uint64_t sequence = 0;          // of pages, from 1; the page lies at (sequence - 1) modulo the journal's pages
+  uint64_t durable_sequence = 0;  // this page and all before it were durable when this one was written; 0: none
+  RecordNumber first_record = 0;  // the number of its first record
+  uint64_t opening = 0;           // random, another one each time the store is opened
+  uint32_t previous_crc = 0;      // `crc` of the page before it in sequence
+  uint32_t crc = 0;               // of all the rest of this page: seal() and decode_journal_header() set it
   uint16_t records = 0;
-  uint16_t used_bytes = 0;          // of records
+  uint16_t used_bytes = 0;  // of records
 
   bool operator==(const JournalHeader&) const = default;
 };
 inline constexpr size_t kJournalHeaderBytes = 64;
 inline constexpr size_t kMaxRecordBytes = kPageBytes - kJournalHeaderBytes;
 
-// Encodes the record behind the `used_bytes` of a page that is being filled; false if it does not fit there.
-// Any record of checked names and xattrs fits into an empty page (see fits()).
+// Encodes the record behind the `used_bytes` of a page that is being filled, which is zero from there on; false if it
+// does not fit there. Any record that fits() has found good fits into an empty page. Requires: fits() (checked).
 [[nodiscard]] bool append(const Record& record, PageSpan page, JournalHeader& header);
-// Whether the record is small enough for a page: names and xattrs may not be.
+// Whether the record can be written: its names are of at most kMaxNameBytes and without NUL, the keys of its xattrs
+// too and not empty, and all of it is small enough for a page.
 bool fits(const Record& record);
-// Completes a page that append() has filled: its header and CRC.
-void seal(const JournalHeader& header, PageSpan page);
+// Completes a page that append() has filled: its header and CRC, which it also puts into `header`.
+void seal(JournalHeader& header, PageSpan page);
 // Errors: EILSEQ: it is not a whole page of this store's journal.
 Result<JournalHeader> decode_journal_header(PageView page, const Uuid& store);
-// The records of a page whose header has been decoded. Errors: EILSEQ.
+// The records of a page whose header has been decoded. What they say is checked as far as it can be without knowing the
+// store: entries, indexes and ids of volumes are not compared with anything. Errors: EILSEQ.
 Result<std::vector<Record>> decode_records(PageView page, const JournalHeader& header);
 
 }  // namespace sluice::lvol

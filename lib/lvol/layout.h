@@ -60,6 +60,8 @@ struct Geometry {
   uint32_t pages_per_cluster() const { return static_cast<uint32_t>(cluster_bytes / kPageBytes); }
   uint64_t offset_bytes(ClusterIndex cluster) const { return cluster * cluster_bytes; }
   ClusterIndex cluster_of(PageNumber page) const { return static_cast<ClusterIndex>(page / pages_per_cluster()); }
+
+  bool operator==(const Geometry&) const = default;
 };
 
 // Pages 0 and 1 are the superblock's slots; the journal follows.

@@ -8,15 +8,26 @@
 //         |    \________________      |    |
 //       leaf'                   \____leaf  leaf
 //
+// The copy of a shared page holds what the page held, so that its children, and the clusters that its entries name, gain
+// a reference each. Who is left with the page may change it at once, but finds each cluster in it shared still: a
+// cluster's references go one by one, when the record that dropped them is durable and what was in flight has completed
+// (ClusterTable).
+//
 // A checkpoint freezes all maps: from begin_checkpoint() to end_checkpoint() a page that existed at its beginning is
-// not changed but replaced by a copy (which takes its place in the tree and in the counts of clusters: clusters do not
-// become shared by a checkpoint), and lives on until the end, for the checkpoint to write.
+// not changed but replaced by a copy. The copy of a frozen page that nobody shares takes over all that the page counts
+// for: its place in the tree, the references to its children and to clusters, which do not become shared by a
+// checkpoint. What is left is kept until the end, for the checkpoint to write, and so are frozen pages that die. Kept
+// pages go on pointing to their children, which are frozen as well and thus exist until the end, one way or the other;
+// but these pointers count for nothing, and nothing is dropped when a kept page goes.
+// To write a frozen tree, begin at MapRoot::page() as it was at begin_checkpoint(), and leave out what has a place.
 //
 // Thread:     the store's owner; find() any.
 // Ownership:  owns all pages. Borrows clusters, places and epochs.
 // Invariants: (1) a page with more than one reference, or below one, does not change. (2) a cluster's references are
-//             the entries in distinct leaves that name it as own or base. (3) a page without a place has no page above
-//             it with one.
+//             the entries in distinct leaves that name it as own or base, and those not dropped for good. (3) a page
+//             without a place has no page above it with one. (4) a page that set() has taken out of one map while
+//             others hold it may be changed by them at once, in the face of a reader who came from the first: so
+//             readers look twice at the root's version.
 // Source:     path copying: Driscoll, Sarnak, Sleator, Tarjan, "Making data structures persistent" (1989).
 #pragma once
 
@@ -24,6 +35,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "lib/lvol/cluster_table.h"
@@ -47,45 +59,54 @@ class MapRoot {
  private:
   friend class Maps;
   std::atomic<MapPage*> page_ = nullptr;  // nullptr: nothing is mapped
+  // Grows whenever a page leaves this map that others go on to use, before they can change it.
+  std::atomic<uint64_t> version_ = 0;
 };
 
 // What a reader finds.
 struct Found {
   Entry entry;
-  bool in_place = false;  // nobody else refers to the leaf or to the entry's own cluster: that may be written in place
-  bool damaged = false;   // the page that has the entry could not be read when the store was loaded
+  // There is an own cluster, and nobody else refers to it or to the leaf: it may be written in place.
+  bool in_place = false;
+  bool damaged = false;  // the page that has the entry could not be read when the store was loaded
 };
 
 class Maps {
  public:
   Maps(ClusterTable& clusters, PagePlaces& places, Epochs& epochs);
-  // Requires: every root has been released, or abandon() has been called (checked).
+  // Requires: every root has been released, or abandon() has been called (checked); no reader is left.
   ~Maps();
+  Maps(const Maps&) = delete;
+  Maps& operator=(const Maps&) = delete;
 
-  // Any thread, inside an epoch: the entry of a volume's cluster; an empty one beyond the map. Never blocks.
+  // Any thread, inside an epoch: the entry of a volume's cluster; an empty one beyond the map. Takes no lock.
   Found find(const MapRoot& root, uint64_t index) const;
 
   // --- Changes: the owner. `by`: the number of the record of this change, from which on it can become durable. ---
 
   // Makes `entry` the entry of cluster `index`; adds and drops references to clusters accordingly. Copies or replaces
-  // pages as needed; adds levels as needed. No memory is not an error here: it ends the process.
+  // pages as needed; adds levels as needed. A page whose last entry becomes Entry{} leaves the map; a map without
+  // pages is empty again. No memory is not an error here: it ends the process.
+  // Requires: no damaged page on the way (checked): a store that has such pages must not be changed.
   void set(MapRoot& root, uint32_t index, const Entry& entry, RecordNumber by);
-  // The first index at or after `from`, and before `end`, whose entry is not empty (that is, not Entry{}); `end` if
-  // there is none. Skips what is not mapped without visiting it.
+  // The first index at or after `from`, and before `end`, whose entry is not empty (that is, not Entry{}) or damaged;
+  // `end` if there is none. Skips what is not mapped without visiting it.
   uint64_t next_mapped(const MapRoot& root, uint64_t from, uint64_t end) const;
-  // Makes `to` the same map as `from`. Requires: `to` is empty (checked).
+  // Makes `to` the same map as `from`. Requires: `to` is empty (checked). Writes in place through `from`, begun before,
+  // must have completed, and no new ones have begun: they would show in both.
   void share(const MapRoot& from, MapRoot& to);
-  // Gives up what the root holds, which counts from when record `by` is durable: the work begins with settle(). The
-  // root is empty at once.
+  // Gives up what the root holds. The root is empty at once; what it held is dropped by settle(), when record `by` is
+  // durable and what was in flight at this call has completed.
   void release(MapRoot& root, RecordNumber by);
-  // Works off released maps whose record is durable, and frees pages that nobody can be looking at any more, in steps:
-  // about `budget` entries. True: there is more to do now.
+  // Works off released maps, and frees pages that nobody can be looking at any more, in steps: about `budget` entries,
+  // of 20 ns or so. True: there is more to do now. Also settles PagePlaces; ClusterTable has its own settle().
   bool settle(RecordNumber durable, uint32_t budget);
-  // Whether anything waits for settle() still.
+  // Whether nothing waits for settle() any more.
   bool settled() const;
 
   // Calls fn(index, entry_of_a, entry_of_b) for each cluster from `from` on whose entries differ, without looking at
-  // pages that both share; at most `budget` leaf entries. Returns where to go on; `end` when done.
+  // pages that both share; at most `budget` leaf entries and pages skipped. Returns where to go on; `end` when done.
+  // Requires: no damaged pages: of those nobody knows.
   uint64_t compare(const MapRoot& a, const MapRoot& b, uint64_t from, uint64_t end, uint32_t budget,
                    const std::function<void(uint64_t, const Entry&, const Entry&)>& fn) const;
 
@@ -94,33 +115,69 @@ class Maps {
   // Freezes all maps as they are.
   void begin_checkpoint();
   bool checkpointing() const { return checkpointing_; }
-  // Everything frozen is on disk and named by the superblock: what was kept for it goes.
+  // Everything frozen is on disk and named by the superblock: what was kept for it goes. Also when that has failed,
+  // after misplaced() for every page placed.
   void end_checkpoint();
   uint32_t generation() const { return generation_; }
-  // Pages that have no place, which the next checkpoint must write. An upper bound while there is a checkpoint.
+  // Pages that have no place, which the next checkpoint must write. An upper bound while there is a checkpoint, and
+  // until all has settled after it.
   uint64_t unplaced_pages() const { return unplaced_; }
-  // The checkpoint has found a place for a page.
+  // The checkpoint, or the loader, has found a place for a page, after those for all pages below it.
   void placed(MapPage& page, PageRef place);
+  // The checkpoint has failed: a page that it has placed is nowhere again. Requires: all others are treated likewise
+  // before anything else happens. The place itself is given back by the caller.
+  void misplaced(MapPage& page);
 
   // --- Load, and tests ---
 
-  // A new page, for the loader to fill; `place`: where it was read.
+  // A new page, with one reference and no place, for the loader to fill. The loader calls placed() for it.
   LeafPage& new_leaf();
   InteriorPage& new_interior(uint32_t level);
-  // Stands for a page that cannot be read: its entries are damaged. Not counted, not owned, never freed.
+  // One more root or interior page holds a page: the loader has met it again.
+  void add_holder(MapPage& page);
+  // Stands for a page that cannot be read: its entries are damaged. Not counted, not owned, never freed. May stand
+  // wherever a page can.
   MapPage& damaged_page() { return damaged_; }
   // Puts a loaded page into an empty root, which takes over one reference.
   void put_root(MapRoot& root, MapPage& page);
   // The leaf's references to clusters count from now on (the loader has filled it).
   void count_leaf(const LeafPage& leaf);
 
-  // Closing: frees all pages at once without touching counts. All roots become empty when their volumes go.
+  // Closing: frees all pages at once without touching counts. Requires: these are all roots that are not empty
+  // (checked), and no reader is left.
   void abandon(const std::vector<MapRoot*>& roots);
 
+  // In memory, with those that wait to be freed.
   uint64_t pages() const { return pages_; }
 
  private:
-  // As whoever implements it needs.
+  struct Release {
+    MapPage* page;
+    RecordNumber by;
+  };
+  struct Retired {
+    MapPage* page;
+    uint64_t epoch;
+  };
+  // A page without references, of which the first `slot` slots have been dropped.
+  struct Dropping {
+    MapPage* page;
+    uint32_t slot;
+  };
+
+  Found look_up(const MapPage* page, uint64_t index) const;
+  MapPage& new_page(uint32_t level);
+  // Makes the page that `edge` leads to one that may be changed. True: another one stays with others.
+  bool make_writable(std::atomic<MapPage*>& edge);
+  void count_change(const Entry& from, const Entry& to, RecordNumber by, bool add);
+  bool drop_holder(MapPage& page);
+  bool frozen(const MapPage& page) const { return checkpointing_ && page.generation != generation_; }
+  // The page is in no map any more: it is kept for the checkpoint, or retired.
+  void discard(MapPage& page);
+  void retire(MapPage& page);
+  void free_page(MapPage& page);
+  void drop_some(uint32_t& budget);
+
   ClusterTable& clusters_;
   PagePlaces& places_;
   Epochs& epochs_;
@@ -128,6 +185,14 @@ class Maps {
   uint32_t generation_ = 1;
   uint64_t unplaced_ = 0;
   uint64_t pages_ = 0;
+  uint64_t roots_ = 0;  // that are not empty
+  List<MapPage, MapPageTag> all_;
+  std::deque<Release> releases_;    // those not durable
+  std::deque<Retired> leaving_;     // released for good, by epoch
+  std::vector<Dropping> dropping_;  // from the root of what is being dropped down
+  std::vector<MapPage*> kept_;      // for the checkpoint in progress
+  std::vector<MapPage*> ended_;     // were kept for one that is over
+  std::deque<Retired> retired_;     // pages to free, by epoch
   MapPage damaged_{0};
 };
 

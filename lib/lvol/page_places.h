@@ -19,6 +19,7 @@ namespace sluice::lvol {
 
 class PagePlaces {
  public:
+  // Borrows `clusters`.
   PagePlaces(const Geometry& geometry, ClusterTable& clusters);
 
   // A free place, in a cluster of metadata or in one that is free; nullopt when there is neither.
@@ -33,19 +34,44 @@ class PagePlaces {
   void give_back(PageNumber page);
 
   void begin_checkpoint();
-  // Frees what was left before begin_checkpoint(). Clusters without a page in use are given back.
+  // Frees what was left before begin_checkpoint(): settle() does the work. Clusters without a page in use are given
+  // back.
   void end_checkpoint();
   // What was left stays left, for the next one.
   void abandon_checkpoint();
+  // Goes on with freeing, at most `budget` places. True: there is more to do. Maps::settle() calls it.
+  bool settle(uint32_t budget);
 
+  // Whether this cluster holds metadata.
+  bool has(ClusterIndex cluster) const { return used_.contains(cluster); }
   // Free places in clusters that are taken already.
   uint64_t spare() const { return spare_; }
-  uint32_t clusters() const;
+  uint32_t clusters() const { return static_cast<uint32_t>(used_.size()); }
 
  private:
-  // As whoever implements it needs.
+  // Which places of a cluster are in use.
+  struct Used {
+    uint32_t count = 0;
+    std::vector<uint64_t> bits;
+  };
+  using Clusters = std::map<ClusterIndex, Used>;
+
+  Clusters::iterator add_cluster(ClusterIndex cluster);
+  void use(Clusters::iterator it, uint32_t place);
+  // The first free place of the cluster from `first` on; places_per_cluster_ if there is none.
+  uint32_t first_free(const Used& used, uint32_t first) const;
+
   ClusterTable& clusters_;
+  const uint32_t reserved_;
+  const uint32_t places_per_cluster_;
+  Clusters used_;
+  std::set<ClusterIndex> with_room_;  // those of used_ that have a free place
+  PageNumber next_ = 0;               // where take() looks first
   uint64_t spare_ = 0;
+  bool checkpointing_ = false;
+  std::vector<PageNumber> left_;         // since the checkpoint began, or the last one did
+  std::vector<PageNumber> left_before_;  // the checkpoint frees these
+  std::vector<PageNumber> freeing_;      // a checkpoint has freed these
 };
 
 }  // namespace sluice::lvol
