@@ -28,6 +28,7 @@ class Checkpoint {
 
   // Where the volume table of the newest superblock is (the loader has found it there).
   void set_table_places(std::vector<PageNumber> places) { table_places_ = std::move(places); }
+  const std::vector<PageNumber>& table_places() const { return table_places_; }
 
   // Pages that run() would need now: an upper bound.
   uint64_t pages_needed() const;

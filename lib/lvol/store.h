@@ -92,6 +92,10 @@ class Store {
   // --- The rest: its thread ---
   const std::string& name() const { return name_; }
   const VolumeTable& volumes() const { return volumes_; }
+  const ClusterTable& clusters() const { return clusters_; }
+  const PagePlaces& places() const { return places_; }
+  // Where the volume table is on disk.
+  const std::vector<PageNumber>& table_places() const { return checkpoint_.table_places(); }
   StoreUsage usage() const;
   // Why it must not be written to; empty if it may.
   const std::string& damage() const { return damage_; }

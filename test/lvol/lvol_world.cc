@@ -76,7 +76,8 @@ void LvolWorld::close() {
   await(store_->close());
   hosts().on(*store_thread_, [this] { store_.reset(); });
   end_world();
-  if (disk_.cut()) disk_.power_on();
+  was_cut_ = disk_.cut();
+  if (was_cut_) disk_.power_on();
 }
 
 void LvolWorld::cut(CutMode mode) {
@@ -87,6 +88,7 @@ void LvolWorld::cut(CutMode mode) {
 // --- Time ---
 
 bool LvolWorld::step(uint64_t limit_ns) {
+  if (on_step) on_step();
   vain_turns_ = hosts().turn() ? 0 : vain_turns_ + 1;
   // Pollers go cold in the turn after one that found nothing; in a shuffled world some hosts have no turn.
   if (vain_turns_ < (options_.shuffled ? 4 : 2)) return true;
@@ -180,6 +182,11 @@ void LvolWorld::close_bdev(const std::string& name) {
 DiskUser& LvolWorld::user(const std::string& name, size_t user) {
   bdev(name);
   return *volumes_.at(name).users[user];
+}
+
+void LvolWorld::grow_disk() {
+  disk_bytes_ = disk_.size_bytes();
+  hosts().on(app(), [this] { world_->manager.set_size(base_->bdev(), disk_bytes_); });
 }
 
 IoStatus LvolWorld::finish(const TestIo& io) {

@@ -46,10 +46,13 @@ class LvolWorld final : public StoreEvents {
   // Closes volumes, store and disk, and destroys the hosts. Writes that wait for space fail.
   void close();
   bool is_open() const { return store_ != nullptr; }
+  // Whether the power had failed when it was closed last.
+  bool was_cut() const { return was_cut_; }
   // The power fails; then as close().
   void cut(CutMode mode);
 
   CrashStore& disk() { return disk_; }
+  bool has_hosts() const { return world_ != nullptr; }
   ManualHosts& hosts() { return world_->hosts; }
   Store& store() { return *store_; }
   LwThread& store_thread() { return *store_thread_; }
@@ -57,6 +60,8 @@ class LvolWorld final : public StoreEvents {
   // One turn of the hosts; or, when they have nothing to do, time passes to the next timer, or to `limit_ns`.
   // False: nothing will ever happen.
   bool step(uint64_t limit_ns = UINT64_MAX);
+  // Called in each step, before the turn.
+  std::function<void()> on_step;
   // False: it does not come to pass.
   [[nodiscard]] bool run_until(const std::function<bool()>& reached, uint64_t bound_ns = 600 * kNsPerSec);
   void run_for(uint64_t ns);
@@ -86,9 +91,12 @@ class LvolWorld final : public StoreEvents {
 
   // The volume's bdev: made on first use, with a channel of each user.
   Bdev& bdev(const std::string& name);
-  // Ends it. Requires: nothing is in flight.
+  bool has_bdev(const std::string& name) const { return volumes_.contains(name); }
+  // Ends it, when what is in flight has completed.
   void close_bdev(const std::string& name);
   DiskUser& user(const std::string& name, size_t user = 0);
+  // The disk has all its bytes from now on.
+  void grow_disk();
 
   IoStatus finish(const TestIo& io);
   IoStatus run(const std::string& name, TestIo& io, size_t user = 0);
@@ -121,6 +129,7 @@ class LvolWorld final : public StoreEvents {
   CrashStore disk_;
   uint64_t disk_bytes_;
   uint64_t opened_ = 0;
+  bool was_cut_ = false;
   std::unique_ptr<BdevWorld> world_;
   LwThread* store_thread_ = nullptr;
   std::vector<LwThread*> user_threads_;
