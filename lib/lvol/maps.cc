@@ -62,7 +62,8 @@ Found Maps::find(const MapRoot& root, uint64_t index) const {
     const Found found = look_up(root.page_.load(std::memory_order_acquire), index);
     // A page that left this map on the way here may since have been changed for another one. All loads of look_up() are
     // acquiring ones: whoever has seen such a change sees the version that came before it.
-    if (root.version_.load(std::memory_order_relaxed) == version) [[likely]] return found;
+    if (root.version_.load(std::memory_order_relaxed) == version) [[likely]]
+      return found;
   }
 }
 

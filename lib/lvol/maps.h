@@ -8,8 +8,8 @@
 //         |    \________________      |    |
 //       leaf'                   \____leaf  leaf
 //
-// The copy of a shared page holds what the page held, so that its children, and the clusters that its entries name, gain
-// a reference each. Who is left with the page may change it at once, but finds each cluster in it shared still: a
+// The copy of a shared page holds what the page held, so that its children, and the clusters that its entries name,
+// gain a reference each. Who is left with the page may change it at once, but finds each cluster in it shared still: a
 // cluster's references go one by one, when the record that dropped them is durable and what was in flight has completed
 // (ClusterTable).
 //

@@ -18,9 +18,7 @@ void append(std::vector<PageNumber>& to, std::vector<PageNumber>& from) {
 }  // namespace
 
 PagePlaces::PagePlaces(const Geometry& geometry, ClusterTable& clusters)
-    : clusters_(clusters),
-      reserved_(geometry.reserved_clusters),
-      places_per_cluster_(geometry.pages_per_cluster()) {}
+    : clusters_(clusters), reserved_(geometry.reserved_clusters), places_per_cluster_(geometry.pages_per_cluster()) {}
 
 PagePlaces::Clusters::iterator PagePlaces::add_cluster(ClusterIndex cluster) {
   spare_ += places_per_cluster_;

@@ -43,10 +43,15 @@ class JournalUser {
   explicit JournalUser(BdevWorld& world) : world_(world), user_(world), io_(user_.channel()) {}
   ~JournalUser() { close(); }
 
-  Journal& open(const Superblock& superblock, const Journal::Position& position = {}) {
+  // Runs fn() where the journal lives.
+  template <typename Fn>
+  auto on(Fn fn) {
+    return world_.hosts.on(world_.app(), fn);
+  }
+
+  void open(const Superblock& superblock, const Journal::Position& at = {}) {
     close();
-    journal_ = std::make_unique<Journal>(superblock.geometry, superblock.uuid, io_, position);
-    return *journal_;
+    journal_ = std::make_unique<Journal>(superblock.geometry, superblock.uuid, io_, at);
   }
   // Of the error of this replay, or 0. What it has found is in `records` and `position`.
   int replay(const Superblock& superblock) {
@@ -89,8 +94,10 @@ class JournalUser {
     bool closed = false;
     on([&] { start(journal_->close(), [&closed] { closed = true; }); });
     finish([&] { return closed; });
-    journal_.reset();
+    forget();
   }
+  // It has been closed.
+  void forget() { journal_.reset(); }
   // Lets time pass until it is so, or until nothing happens any more.
   void finish(const std::function<bool()>& reached) {
     for (world_.hosts.run_until_idle(); !reached(); world_.hosts.run_until_idle()) {
@@ -100,11 +107,6 @@ class JournalUser {
     }
     CHECK(reached());
   }
-  template <typename Fn>
-  auto on(Fn fn) {
-    return world_.hosts.on(world_.app(), fn);
-  }
-
   Journal& journal() { return *journal_; }
   MetaIo& io() { return io_; }
   std::vector<uint32_t> records;
@@ -308,7 +310,7 @@ TEST_F(LvolJournal, WritesOfOneCommitAreInFlightTogether) {
 TEST_F(LvolJournal, AfterAnErrorNothingIsDurableAnyMore) {
   user_->append(1, 1);
   EXPECT_EQ(user_->commit(), 0);
-  for (const size_t step : {0, 1, 2}) {
+  for (const size_t step : {0U, 1U, 2U}) {
     SCOPED_TRACE(step);
     user_->append(2, 2);
     disk_.hold = true;
@@ -372,7 +374,7 @@ TEST_F(LvolJournal, ClosingWaitsForTheCommit) {
   let_go();
   EXPECT_TRUE(closed);
   EXPECT_EQ(code, 0);
-  user_.reset();  // would close it again
+  user_->forget();
 }
 
 // --- Room ---
