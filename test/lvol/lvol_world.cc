@@ -9,6 +9,7 @@ namespace sluice::lvol {
 namespace {
 
 constexpr const char* kBase = "base";
+constexpr uint64_t kTurnNs = 2 * kNsPerUs;
 
 }  // namespace
 
@@ -89,6 +90,8 @@ void LvolWorld::cut(CutMode mode) {
 
 bool LvolWorld::step(uint64_t limit_ns) {
   if (on_step) on_step();
+  // Turns take some time: who waits by looking again and again sees what comes of it.
+  hosts().advance(kTurnNs);
   vain_turns_ = hosts().turn() ? 0 : vain_turns_ + 1;
   // Pollers go cold in the turn after one that found nothing; in a shuffled world some hosts have no turn.
   if (vain_turns_ < (options_.shuffled ? 4 : 2)) return true;

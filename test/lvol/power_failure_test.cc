@@ -74,8 +74,7 @@ Seeds wanted() {
 class PowerFailure : public testing::Test {
  protected:
   PowerFailure() {
-    // What fails here fails on purpose.
-    set_log_print_level(LogLevel::kDisabled);
+    set_log_print_level(LogLevel::kError);
     std::signal(SIGABRT, on_abort);
     if (__sanitizer_set_death_callback != nullptr) __sanitizer_set_death_callback(print_replay);
   }
