@@ -52,6 +52,10 @@ class MapLoader {
     }
     // Only now it is known which clusters hold metadata.
     for (LeafPage* leaf : leaves_) {
+      for (uint32_t i = 0; i < kFanOut; ++i) {
+        const Entry entry = leaf->load(i);
+        if (places_.has(entry.own) || places_.has(entry.base)) co_return fail(EILSEQ, "a map names a cluster of metadata");
+      }
       maps_.count_leaf(*leaf);
       if (++step_ % kStepPages == 0) co_await next_turn();
     }

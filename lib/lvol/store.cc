@@ -155,7 +155,8 @@ Task<Result<std::unique_ptr<Store>>> Store::load(LwThread& thread, BdevChannel& 
                            .on_starved =
                                [self] {
                                  self->starved_ = true;
-                                 self->wake();
+                                 // What waits on after a look at it waits for something else to happen.
+                                 if (!self->resuming_) self->wake();
                                },
                            .on_no_space = [self](bool waits) { self->events_.on_no_space(waits); }});
   self->arbiter_->set_reserve([self] { return self->reserve(); });
@@ -232,7 +233,7 @@ void Store::wake() { wake_.set(); }
 
 Task<> Store::keep() {
   while (!closing_) {
-    if (std::exchange(commit_due_, false) || starved_) {
+    if ((std::exchange(commit_due_, false) || starved_) && damage_.empty()) {
       commit_timer_.cancel();
       if (journal_->dirty()) std::ignore = co_await commit();
     }
@@ -248,13 +249,16 @@ Task<> Store::keep() {
     } while (more && !closing_);
     if (starved_ || arbiter_->waiting_for_space() > 0) {
       starved_ = false;
+      resuming_ = true;
       arbiter_->resume();
+      resuming_ = false;
+      if (starved_ && journal_->dirty() && damage_.empty()) continue;
     }
     const bool unsettled = clusters_.in_quarantine() > 0 || !maps_.settled();
-    if (unsettled && !journal_->dirty() && !settle_timer_.armed()) {
+    if ((starved_ || (unsettled && !journal_->dirty())) && !settle_timer_.armed()) {
       settle_timer_.arm_at(thread_, thread_.now_ns() + kSettleAgainNs);
     }
-    if (!closing_ && !commit_due_ && !starved_) co_await wake_.wait();
+    if (!closing_ && !commit_due_) co_await wake_.wait();
   }
 }
 
@@ -265,11 +269,19 @@ bool Store::settle_step() {
 }
 
 Task<> Store::settle() {
-  std::ignore = co_await commit();
-  while (clusters_.in_quarantine() > 0 || !maps_.settled()) {
+  for (;;) {
+    // What cannot become durable never settles.
+    if (journal_->dirty() && !(co_await commit())) co_return;
     while (settle_step()) co_await next_turn();
+    if (clusters_.in_quarantine() == 0 && maps_.settled()) co_return;
     co_await next_turn();
   }
+}
+
+Task<Result<>> Store::commit() {
+  const Result<> done = co_await journal_->commit();
+  if (!done) fail(done.error());
+  co_return done;
 }
 
 void Store::fail(const Error& error) {
@@ -531,6 +543,32 @@ Task<Result<>> Store::set_readonly(VolumeId id) {
   co_return co_await put(std::move(record));
 }
 
+Task<Result<>> Store::detach(VolumeId id, bool thick) {
+  Volume* volume = volumes_.find(id);
+  CHECK(volume != nullptr);
+  CHECK(volume->busy);
+  VolumeRecord record = *volume->record;
+  record.parent = kNoVolume;
+  if (thick) {
+    record.thin = false;
+    record.external_origin.clear();
+  }
+  co_return co_await put(std::move(record));
+}
+
+Result<> Store::reserve_volume(VolumeId id) {
+  auto found = writable(id);
+  if (!found) return std::unexpected(found.error());
+  (*found)->busy = true;
+  return {};
+}
+
+void Store::let_go_of(VolumeId id) {
+  Volume* volume = volumes_.find(id);
+  CHECK(volume != nullptr);
+  CHECK(std::exchange(volume->busy, false));
+}
+
 Task<Result<>> Store::rename_store(std::string name) {
   if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged and can only be read");
   if (auto valid = check_volume_name(name); !valid) co_return valid;
@@ -552,6 +590,36 @@ Task<Result<>> Store::grow() {
   const Result<> committed = co_await commit();
   arbiter_->resume();
   co_return committed;
+}
+
+Task<Result<Store::Changed>> Store::changed_clusters(VolumeId from, VolumeId to, uint64_t first, uint64_t limit) {
+  static const MapRoot empty;
+  Changed changed;
+  changed.next = first;
+  do {
+    // Looked up each time: volumes may go while this waits.
+    const Volume* volume = volumes_.find(to);
+    const Volume* since = volumes_.find(from);
+    if (volume == nullptr || (since == nullptr && from != kNoVolume)) {
+      co_return sluice::fail(ENOENT, "there is no volume of this name in the store");
+    }
+    if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged: what has changed is not known");
+    const uint64_t end = volume->record->size_bytes / geometry_.cluster_bytes;
+    if (changed.next >= end) {
+      changed.next = end;
+      break;
+    }
+    changed.next = maps_.compare(since == nullptr ? empty : since->map, volume->map, changed.next, end, kSettleStep,
+                                 [&](uint64_t index, const Entry&, const Entry&) { changed.clusters.push_back(index); });
+    if (changed.clusters.size() > limit) {
+      changed.next = changed.clusters[limit];
+      changed.clusters.resize(limit);
+      break;
+    }
+    if (changed.next == end) break;
+    co_await next_turn();
+  } while (changed.clusters.size() < limit);
+  co_return changed;
 }
 
 Task<Result<VolumeUsage>> Store::usage_of(VolumeId id) {

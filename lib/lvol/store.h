@@ -122,15 +122,32 @@ class Store {
   // What is cut off is lost. No I/O beyond the new end may come any more.
   Task<Result<>> resize(VolumeId id, uint64_t size_bytes);
   Task<Result<>> set_readonly(VolumeId id);
+  // The volume shares nothing with a parent any more, because of what own_clusters() has done: it has none.
+  // `thick`: and all of it is allocated. Requires: reserve_volume() (checked).
+  Task<Result<>> detach(VolumeId id, bool thick);
+  // What the volume does not own itself it has from another snapshot of the store, or another external origin, from now
+  // on. Its writes wait meanwhile. Errors: EPERM: that is no read-only volume, or smaller.
+  Task<Result<>> set_parent(VolumeId id, VolumeId parent, std::string external_origin);
   Task<Result<>> rename_store(std::string name);
   // The device has become larger.
   Task<Result<>> grow();
 
   // Makes all that has changed durable.
-  Task<Result<>> commit() { return journal_->commit(); }
+  Task<Result<>> commit();
   // Shortens what a load must replay.
   Task<Result<>> checkpoint();
   Task<Result<VolumeUsage>> usage_of(VolumeId id);
+  // The clusters of `to` that differ from those of `from` (kNoVolume: from an empty volume), in order: those from cluster
+  // `first` on, `limit` at most, and where to go on. Shared pages are skipped without looking; what is told may be the
+  // same all the same, if somebody wrote the same again. Errors: ENOENT; EROFS (the store is damaged).
+  struct Changed {
+    std::vector<uint64_t> clusters;
+    uint64_t next = 0;  // the volume's number of clusters: that was all
+  };
+  Task<Result<Changed>> changed_clusters(VolumeId from, VolumeId to, uint64_t first, uint64_t limit);
+  // While it is reserved nobody else changes the volume as a whole, or removes it.
+  Result<> reserve_volume(VolumeId id);
+  void let_go_of(VolumeId id);
   void set_hold_when_full(bool hold) { arbiter_->set_hold_when_full(hold); }
   bool hold_when_full() const { return arbiter_->hold_when_full(); }
   // Nothing is on its way back any more: for tests. The counts are those of a walk then.
@@ -146,6 +163,8 @@ class Store {
                               std::map<std::string, std::string> xattrs);
   Task<Result<>> put(VolumeRecord record);
   Task<Result<>> allocate_all(Volume& volume);
+  Task<Result<>> change_parent(Volume& volume, const Volume* parent);
+  Task<Result<Entry>> put_on(const Entry& own, const Entry& parent);
   Task<> make_room();
   uint64_t reserve() const;
 
@@ -183,6 +202,7 @@ class Store {
   Timer settle_timer_;
   bool commit_due_ = false;
   bool starved_ = false;
+  bool resuming_ = false;
   bool closing_ = false;
   bool checkpoint_runs_ = false;
   Signal checkpoint_done_;

@@ -468,5 +468,45 @@ TEST_F(MapsTest, ReadersNeverSeeAnotherVolumesClustersWhileTheOwnerChangesMaps) 
   EXPECT_EQ(maps.pages(), 0U);
 }
 
+// The narrow case of the above: a reader of one volume is on a page that both have when that volume gets a copy, and
+// the other volume, alone with the page now, changes it in place.
+TEST_F(MapsTest, AReaderOnAPageThatItsMapHasLeftNeverSeesWhatOthersPutThere) {
+  MapRoot volume;
+  MapRoot other;
+  // Entries of the volume have odd bits, those of the other one even ones, until all are made odd before a share().
+  const auto change = [&](MapRoot& root, uint64_t bits) {
+    maps.set(root, 0, {.own = table.take().value(), .valid = bits}, ++record);
+  };
+  change(other, 1);
+  std::atomic<bool> stop = false;
+  std::atomic<uint64_t> wrong = 0;
+  std::atomic<uint64_t> looked = 0;
+  std::thread thread([&] {
+    EpochReader reader(epochs);
+    EpochUse use;
+    while (!stop.load(std::memory_order_relaxed)) {
+      reader.enter(use);
+      const Entry entry = maps.find(volume, 0).entry;
+      if (entry != Entry{} && entry.valid % 2 == 0) wrong.fetch_add(1);
+      reader.leave(use);
+      looked.fetch_add(1, std::memory_order_relaxed);
+    }
+  });
+  for (int round = 0; round < 20'000 || looked.load() < 1000; ++round) {
+    maps.share(other, volume);
+    change(volume, 3);
+    change(other, 2);  // in place
+    release(volume);
+    change(other, 1);
+    settle();
+    while (!maps.settled() || table.free() < 5000) settle();  // the reader is somewhere in an older epoch
+  }
+  stop.store(true);
+  thread.join();
+  EXPECT_EQ(wrong.load(), 0U);
+  release(other);
+  settle();
+}
+
 }  // namespace
 }  // namespace sluice::lvol
