@@ -64,7 +64,7 @@ Result<> LvolWorld::open() {
   auto loaded = await(Store::load(*store_thread_, base_->channel(), *this));
   if (!loaded) {
     end_world();
-    if (disk_.cut()) disk_.power_on();
+    disk_.power_on();
     return std::unexpected(loaded.error());
   }
   store_ = std::move(*loaded);
@@ -78,7 +78,7 @@ void LvolWorld::close() {
   hosts().on(*store_thread_, [this] { store_.reset(); });
   end_world();
   was_cut_ = disk_.cut();
-  if (was_cut_) disk_.power_on();
+  disk_.power_on();
 }
 
 void LvolWorld::cut(CutMode mode) {

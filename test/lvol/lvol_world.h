@@ -43,7 +43,8 @@ class LvolWorld final : public StoreEvents {
 
   // Makes hosts, disk and threads, and loads the store. Errors: those of Store::load(); nothing is open then.
   Result<> open();
-  // Closes volumes, store and disk, and destroys the hosts. Writes that wait for space fail.
+  // Closes volumes, store and disk, and destroys the hosts. Writes that wait for space fail. The power is on again then,
+  // and nothing is going to fail.
   void close();
   bool is_open() const { return store_ != nullptr; }
   // Whether the power had failed when it was closed last.
