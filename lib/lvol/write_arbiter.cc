@@ -117,6 +117,8 @@ void WriteArbiter::write(MapRequest& request) {
   Pending& pending = pending_[key_of(volume, request.index)];
   pending.cluster = *taken;
   pending.fresh = true;
+  pending.copied = entry.own;
+  parts_.clusters.add_reference(entry.own);
   // A cluster that others share and that is not complete cannot become the base of the new one: what it owns is copied.
   // Until that is done nobody else may publish: the new cluster would hide what it does not have yet.
   const bool incomplete = entry.own != kNoCluster && entry.valid != full;
@@ -168,6 +170,7 @@ void WriteArbiter::publish(MapRequest& request) {
   Fifo<Work> waiting(std::move(pending.waiting));
   if (pending.users == 0) {
     if (pending.fresh) parts_.clusters.give_back(pending.cluster);
+    parts_.clusters.drop_reference(pending.copied, 0);
     pending_.erase(found_pending);
   }
   if (--volume.granted == 0 && volume.held.load(std::memory_order_relaxed)) volume.quiet.set();
