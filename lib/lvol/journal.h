@@ -98,14 +98,14 @@ class Journal {
   MetaIo& io_;
 
   // Pages, by sequence number: first_pending_ <= first_unsealed_ <= next_sequence_.
-  uint64_t first_sequence_;    // replay would begin here
-  uint64_t first_pending_;     // all before it are durable
-  uint64_t first_unsealed_;    // all before it have their header and CRC
-  uint64_t next_sequence_;     // of the page to be begun next
-  uint32_t previous_crc_;      // of the page before first_unsealed_
-  bool filling_ = false;       // the last page takes more records
-  std::deque<Chunk> chunks_;   // with the pages from first_pending_ on
-  IoBuffer spare_;             // a chunk's buffer, for the next one
+  uint64_t first_sequence_;            // replay would begin here
+  uint64_t first_pending_;             // all before it are durable
+  uint64_t first_unsealed_;            // all before it have their header and CRC
+  uint64_t next_sequence_;             // of the page to be begun next
+  uint32_t previous_crc_;              // of the page before first_unsealed_
+  bool filling_ = false;               // the last page takes more records
+  std::deque<Chunk> chunks_;           // with the pages from first_pending_ on
+  IoBuffer spare_;                     // a chunk's buffer, for the next one
   std::deque<JournalHeader> headers_;  // of pages from first_unsealed_ on
 
   RecordNumber next_record_;

@@ -109,8 +109,12 @@ class LvolWorld final : public StoreEvents {
 
   // --- StoreEvents ---
 
-  void on_no_space(bool waits) override { ++(waits ? held : refused); }
+  void on_no_space(bool waits) override {
+    ++(waits ? held : refused);
+    if (when_full) when_full();
+  }
   void on_failed(const Error&) override { ++failures; }
+  std::function<void()> when_full;
   int held = 0;
   int refused = 0;
   int failures = 0;
