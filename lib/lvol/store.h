@@ -161,12 +161,13 @@ class Store {
   RecordNumber change(const Record& record);
   Task<Result<VolumeId>> copy(VolumeId id, std::string name, bool as_snapshot,
                               std::map<std::string, std::string> xattrs);
-  Task<Result<>> put(VolumeRecord record);
+  Task<Result<>> alter(VolumeId id, std::function<void(VolumeRecord&)> how);
   Task<Result<>> allocate_all(Volume& volume);
   Task<Result<>> change_parent(Volume& volume, const Volume* parent);
   Task<Result<Entry>> put_on(const Entry& own, const Entry& parent);
-  Task<> make_room();
-  uint64_t reserve() const;
+  Task<Result<>> make_room();
+  Result<> check_space() const;
+  uint64_t reserve(uint64_t more_pages) const;
 
   void on_request(MapRequest& request);
   Task<> flush(MapRequest& request);

@@ -52,8 +52,8 @@ class WriteArbiter {
   // Whether a write to this volume that finds no cluster waits for one instead of failing.
   void set_hold_when_full(bool hold);
   bool hold_when_full() const { return hold_when_full_; }
-  // Clusters that must be left for metadata.
-  void set_reserve(std::function<uint64_t()> clusters) { reserve_ = std::move(clusters); }
+  // Clusters that must be left for metadata, if besides so many pages there shall be room for these.
+  void set_reserve(std::function<uint64_t(uint64_t pages)> clusters) { reserve_ = std::move(clusters); }
   // There may be clusters again, or room in the journal: goes on with what waits for them.
   void resume();
   uint32_t waiting_for_space() const { return waiting_for_space_; }
@@ -68,6 +68,8 @@ class WriteArbiter {
 
   // For the store's own changes (inflate, ...): a free cluster, keeping the reserve.
   bool may_take() const;
+  // Whether there is room for the pages that a change needs, without any cluster.
+  bool may_change() const;
 
  private:
   struct Pending {
@@ -89,10 +91,13 @@ class WriteArbiter {
   void answer(MapRequest& request, MapRequest::Answer answer, IoStatus result = IoStatus::kOk);
   bool wait_for_space(MapRequest& request);
   void retake(Fifo<Work>& waiting);
+  bool leaves_room(uint64_t pages) const;
+  // That the entries of clusters which are being written to may need, at most.
+  uint64_t granted_pages() const { return pending_.size() * (kMaxLevel + 1); }
 
   const Parts parts_;
   const Events events_;
-  std::function<uint64_t()> reserve_;
+  std::function<uint64_t(uint64_t)> reserve_;
   std::unordered_map<uint64_t, Pending> pending_;
   Fifo<Work> space_waiters_;    // for a free cluster
   Fifo<Work> journal_waiters_;  // for room in the journal

@@ -226,7 +226,7 @@ class Run {
   // What is free is kept for metadata: for each page there is, and a few more.
   void check_that_it_is_full() {
     const StoreUsage usage = world_->store().usage();
-    const uint64_t kept_pages = usage.map_pages + 200;
+    const uint64_t kept_pages = 2 * usage.map_pages + 200;
     if (usage.free_clusters > kept_pages * kPageBytes / cluster_bytes() + 1) {
       fail("a write finds no space, but {} clusters are free", usage.free_clusters);
     }
