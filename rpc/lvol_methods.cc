@@ -511,6 +511,7 @@ Task<Json::Value> lvol_config(RpcContext& context) {
 void add_lvol_methods(MethodTable& table, RpcContext& context) {
   add_store_methods(table, context);
   add_volume_methods(table, context);
+  add_lvol_copy_methods(table, context);
 }
 
 }  // namespace sluice::rpc

@@ -50,6 +50,7 @@ void add_thread_methods(MethodTable& table, RpcContext& context);
 void add_scheduler_methods(MethodTable& table, RpcContext& context);
 void add_bdev_methods(MethodTable& table, RpcContext& context);
 void add_lvol_methods(MethodTable& table, RpcContext& context);
+void add_lvol_copy_methods(MethodTable& table, RpcContext& context);  // part of add_lvol_methods()
 void add_notify_methods(MethodTable& table, RpcContext& context);
 void add_vhost_methods(MethodTable& table, RpcContext& context);
 

@@ -381,6 +381,20 @@ Task<Result<>> ServedStore::set_readonly(VolumeId id) {
   co_return done.result;
 }
 
+Task<Result<>> ServedStore::set_parent(VolumeId id, VolumeId parent, std::string external_origin) {
+  Offered& offered = *volumes_.at(id);
+  // The bdev that it stands on may be another one afterwards: it is made anew.
+  if (offered.bdev != nullptr) {
+    if (auto withdrawn = co_await withdraw(offered, RemoveMode::kIfUnused); !withdrawn) co_return withdrawn;
+  }
+  Changed done = co_await call_on(
+      *thread_, [&] { return change(*store_, id, store_->set_parent(id, parent, std::move(external_origin))); });
+  offered.record = std::move(done.seen.record);
+  offered.origin.reset();
+  const Result<> again = offer(offered);
+  co_return done.result ? again : done.result;
+}
+
 Task<Result<>> ServedStore::rename_store(std::string name) {
   const std::string before = name_;
   const auto set_aliases = [this](const std::vector<std::string>& store_names) -> Result<> {

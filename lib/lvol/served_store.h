@@ -91,6 +91,8 @@ class ServedStore final : public BdevEvents, public StoreEvents {
   Task<Result<>> rename(VolumeId id, std::string name);
   Task<Result<>> resize(VolumeId id, uint64_t size_bytes);
   Task<Result<>> set_readonly(VolumeId id);
+  // `parent`: kNoVolume for `external_origin`, a bdev. Also: EBUSY: its bdev is in use; those of opening the origin.
+  Task<Result<>> set_parent(VolumeId id, VolumeId parent, std::string external_origin);
   Task<Result<>> rename_store(std::string name);
   Task<Result<>> grow();
   // Of an external bdev that has appeared: whether it was waited for.

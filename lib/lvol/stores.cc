@@ -42,6 +42,7 @@ Stores::Stores(ThreadDirectory& threads, BdevManager& bdevs, StoresEvents& event
 Stores::~Stores() { CHECK(stores_.empty()); }
 
 Task<> Stores::close_all() {
+  co_await copies_.close();
   unlink();
   co_await gate_.close();
   while (!stores_.empty()) {
@@ -357,6 +358,30 @@ Task<Result<>> Stores::resize(std::string volume, uint64_t size_bytes) {
   const Result<LockedVolume> locked = co_await lock_volume(std::move(volume));
   if (!locked) co_return std::unexpected(locked.error());
   co_return co_await locked->lock->resize(locked->id, size_bytes);
+}
+
+Task<Result<>> Stores::set_parent(std::string volume, std::string parent) {
+  const Result<LockedVolume> locked = co_await lock_volume(std::move(volume));
+  if (!locked) co_return std::unexpected(locked.error());
+  const Place place = find_volume(parent);
+  if (place.store == nullptr) co_return fail(ENODEV, "there is no logical volume of the parent's name");
+  if (place.store != locked->lock.store()) co_return fail(EINVAL, "the parent is in another store");
+  co_return co_await locked->lock->set_parent(locked->id, place.id, "");
+}
+
+Task<Result<>> Stores::set_parent_bdev(std::string volume, std::string bdev_name) {
+  const Result<LockedVolume> locked = co_await lock_volume(std::move(volume));
+  if (!locked) co_return std::unexpected(locked.error());
+  // Held until the volume has its own handle, so that the bdev does not change in between.
+  ShortUse use;
+  auto origin = bdevs_.open(bdev_name, BdevAccess::kReadStable, use, "the change of a parent");
+  if (!origin) co_return std::unexpected(origin.error());
+  const Bdev& bdev = (*origin)->bdev();
+  if (is_volume(bdev)) co_return fail(EINVAL, "the bdev is a logical volume: bdev_lvol_set_parent is for those");
+  if (bdev.limits().block_size_bytes > locked->lock->base().limits().block_size_bytes) {
+    co_return fail(EINVAL, "the blocks of the bdev are larger than those of the store");
+  }
+  co_return co_await locked->lock->set_parent(locked->id, kNoVolume, bdev.name());
 }
 
 Task<Result<>> Stores::set_readonly(std::string volume) {

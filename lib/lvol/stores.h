@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "lib/bdev/bdev_manager.h"
+#include "lib/lvol/copy_jobs.h"
 #include "lib/lvol/served_store.h"
 #include "lib/thread/gate.h"
 
@@ -70,6 +71,13 @@ class Stores final : public BdevWatcher, private ServedStoreEvents {
   Task<Result<>> rename(std::string volume, std::string name);
   Task<Result<>> resize(std::string volume, uint64_t size_bytes);
   Task<Result<>> set_readonly(std::string volume);
+  // What the volume does not own itself it has from another snapshot of its store, or from another bdev, from now on.
+  // Errors: EBUSY: it is in use; EINVAL (the two are of different stores, or it is the wrong kind of bdev); EPERM: that is
+  // no read-only volume, or larger.
+  Task<Result<>> set_parent(std::string volume, std::string parent);
+  Task<Result<>> set_parent_bdev(std::string volume, std::string bdev_name);
+  // Operations that take long, and need no lock.
+  CopyJobs& copies() { return copies_; }
   // Errors: EBUSY: it is in use.
   Task<Result<>> remove(std::string volume);
   Task<Result<VolumeInfo>> volume(std::string volume);
@@ -138,6 +146,7 @@ class Stores final : public BdevWatcher, private ServedStoreEvents {
   ThreadDirectory& threads_;
   BdevManager& bdevs_;
   StoresEvents& events_;
+  CopyJobs copies_{bdevs_};
   std::vector<StorePointer> stores_;
   std::set<std::string> names_taken_;
   Gate gate_;

@@ -27,6 +27,14 @@ class Disk:
         self.name, self.socket, self.image, self.size_bytes = name, socket_path, image, size_bytes
 
 
+class Store(Disk):
+    """A store of logical volumes, itself not for guests."""
+
+
+class Volume(Disk):
+    """A logical volume, of a Store that was added before; its name begins with the store's and a slash."""
+
+
 class Backend:
     """A daemon of its own for one test; use as a context manager.
 
@@ -36,6 +44,7 @@ class Backend:
     kind = None
     modes = ()  # what the `mode` argument and set_mode() take; empty: there is only one way to run
     has_memory_disks = False
+    has_volumes = False
     tells_growth = False  # guests see a new size without a reboot
     keeps_requests = False  # requests in flight survive restart()
     breaks_all_disks = False  # break_disk() hits the other disks too
@@ -73,16 +82,18 @@ class Backend:
 
     def add_disk(self, name, size_bytes, in_memory=False):
         """A new disk full of zeros, ready for a guest."""
-        image = None
-        if not in_memory:
-            image = CACHE / 'disks' / f'{self.name}.{name}.img'
-            image.parent.mkdir(parents=True, exist_ok=True)
-            with open(image, 'wb') as file:
-                file.truncate(size_bytes)
+        image = None if in_memory else self._new_image(name, size_bytes)
         disk = Disk(name, self._socket_path(name), image, size_bytes)
         self._export(disk)
         self._disks.append(disk)
         return disk
+
+    def _new_image(self, name, size_bytes):
+        image = CACHE / 'disks' / f'{self.name}.{name}.img'
+        image.parent.mkdir(parents=True, exist_ok=True)
+        with open(image, 'wb') as file:
+            file.truncate(size_bytes)
+        return image
 
     def restart(self):
         """SIGKILL, then a new daemon with the same disks. Old sockets stay, as after a real crash."""
@@ -120,12 +131,32 @@ class SluiceBackend(Backend):
     kind = 'sluice-vhost'
     modes = ('interrupt', 'poll', 'adaptive')
     has_memory_disks = True
+    has_volumes = True
     tells_growth = True
     keeps_requests = True
 
     def __init__(self, name, mode=None):
         super().__init__(name, mode)
         self._cores = [min(os.sched_getaffinity(0))]  # core 0 need not be ours in a container
+        self.rpc_path = self.directory / 'rpc.sock'
+
+    def add_store(self, name, size_bytes):
+        """An empty store of logical volumes, on a file."""
+        store = Store(name, None, self._new_image(name, size_bytes), size_bytes)
+        self._export(store)
+        self.call('bdev_lvol_create_lvstore', bdev_name=name, lvs_name=name)
+        self._disks.append(store)
+        return store
+
+    def add_volume(self, name):
+        """A volume that exists, "store/volume", ready for a guest."""
+        volume = Volume(name, self._socket_path(name.replace('/', '.')), None, None)
+        self._export(volume)
+        self._disks.append(volume)
+        return volume
+
+    def call(self, method, **params):
+        return self._control.call(method, **params)
 
     def grow(self, disk, size_bytes):
         os.truncate(disk.image, size_bytes)
@@ -151,21 +182,24 @@ class SluiceBackend(Backend):
         return self.directory / f'vhost.{name}'
 
     def _export(self, disk):
-        if disk.image is None:
+        if isinstance(disk, Volume):
+            self._control.call('bdev_wait_for_examine')
+        elif disk.image is None:
             self._control.call('bdev_malloc_create', name=disk.name, num_blocks=disk.size_bytes // 512, block_size=512)
         else:
             self._control.call('bdev_aio_create', name=disk.name, filename=str(disk.image), block_size=512)
+        if isinstance(disk, Store):
+            return
         self._control.call('vhost_create_blk_controller', ctrlr=disk.socket.name, dev_name=disk.name)
 
     def _start(self):
-        rpc_path = self.directory / 'rpc.sock'
-        self._spawn([self.require(), '-m', hex(sum(1 << core for core in self._cores)), '-S', self.directory, '-r', rpc_path,
+        self._spawn([self.require(), '-m', hex(sum(1 << core for core in self._cores)), '-S', self.directory, '-r', self.rpc_path,
                      '--mode', self.mode or 'interrupt'])
         # The daemon's only sign that it is ready is its socket: try until it answers.
         deadline = Deadline(START_TIMEOUT_S)
         while True:
             try:
-                self._control = JsonRpc(rpc_path)
+                self._control = JsonRpc(self.rpc_path)
                 return
             except (FileNotFoundError, ConnectionRefusedError):
                 pass

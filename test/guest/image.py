@@ -1,6 +1,10 @@
-"""The initramfs of the QEMU guests: busybox, the scenarios, the drivers and real disk tools of this host."""
+"""The initramfs of the QEMU guests: busybox, the scenarios, the drivers and real disk tools of this host.
+
+And root_directory(): what a root file system on a disk, which the initramfs hands over to, is made of.
+"""
 
 import pathlib
+import shutil
 
 from common import CACHE, HERE, program
 from initramfs import Initramfs
@@ -27,6 +31,19 @@ def busybox_image():
     if not target.exists() or target.stat().st_mtime <= newest:
         _build(target, linux, busybox, tools)
     return linux.image, target
+
+
+def root_directory(directory):
+    """Fills a directory with the root file system of a guest: busybox, the same init and the scenarios. A few MiB."""
+    directory = pathlib.Path(directory)
+    for name in ('bin', 'dev', 'etc', 'mnt', 'proc', 'run', 'sys', 'tmp'):
+        (directory / name).mkdir()
+    shutil.copy(program('busybox', 'busybox-static'), directory / 'bin/busybox')
+    (directory / 'bin/sh').symlink_to('busybox')
+    shutil.copy(SCRIPTS / 'scenarios.sh', directory)
+    shutil.copy(SCRIPTS / 'init', directory)
+    for name in ('bin/busybox', 'init'):
+        (directory / name).chmod(0o755)
 
 
 def _build(target, linux, busybox, tools):

@@ -30,12 +30,13 @@ class Qemu:
     """A running guest. `queues` is the number of virtqueues of each disk, and of virtual CPUs."""
 
     def __init__(self, sockets, name, machine='q35', queues=1, memory_mib=192, scenario=None, reconnect=False,
-                 console=None, loglevel=4):
+                 console=None, loglevel=4, root=None):
         """Starts the guest; run() or wait_ready() wait for it. `scenario` runs first, without run().
 
         reconnect: QEMU comes back when the back end was restarted, instead of leaving a dead disk.
         console: a socket which gets the console's bytes too.
         loglevel: the least kernel message that reaches the console; 4 includes I/O errors.
+        root: the guest's root file system is on this disk ("vda"), not in memory; see image.root_directory().
         """
         self.name = name
         self.queues = queues
@@ -47,7 +48,7 @@ class Qemu:
         self._lines = LineReader(self._control)
         monitor, monitor_end = socket.socketpair()
         given = [control_end, monitor_end] + ([console] if console else [])
-        command = [*self._machine(MACHINES[machine], memory_mib, loglevel, scenario),
+        command = [*self._machine(MACHINES[machine], memory_mib, loglevel, scenario, root),
                    *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect)]
         with open(self.qemu_log, 'wb') as log:
             log.write(f'$ {" ".join(command)}\n'.encode())
@@ -135,11 +136,13 @@ class Qemu:
 
     # ---- details ----
 
-    def _machine(self, machine, memory_mib, loglevel, scenario):
+    def _machine(self, machine, memory_mib, loglevel, scenario, root):
         kernel, initrd = busybox_image()
         words = f'console=ttyS0 loglevel={loglevel} panic=-1 edd=off tsc_early_khz={tsc_khz()}'
         if scenario:
             words += f' scenario={scenario}'
+        if root:
+            words += f' newroot=/dev/{root}'
         return [qemu_program(), '-nodefaults', '-no-user-config', '-display', 'none', '-name', self.name,
                 '-machine', f'{machine},memory-backend=memory',
                 # One thread for all CPUs: the tests' host has few, and runs two guests at once.

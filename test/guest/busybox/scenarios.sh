@@ -13,7 +13,7 @@ run_scenario() (  # a subshell: parameters and `exit` stay inside
   disk=/dev/$device
   sys=/sys/block/$device
   case $name in
-    ext4 | verify | files | raw | loop | resize | ioerror | demo | poweroff) ;;
+    ext4 | verify | files | raw | loop | resize | ioerror | demo | root | poweroff) ;;
     *) fail "the guest knows no scenario '$name'" ;;
   esac
   [ "$name" = poweroff ] || [ -b "$disk" ] || fail "the guest has no $disk: the console log has the driver's messages"
@@ -258,7 +258,30 @@ scenario_demo() {
   pass "all checksums match"
 }
 
+# On a guest whose root is the disk: what the boot before wrote is there, and so is what this one writes.
+# boots=N: how many boots the disk must have seen, with this one.
+scenario_root() {
+  root=$(awk '$2 == "/" { print $1, $3 }' /proc/mounts | tail -n 1)
+  step "this is Linux $(uname -r); its root is $root, $(($(sectors) / 2048)) MiB"
+  [ "$root" = "$disk ext4" ] || fail "the root is not an ext4 file system on $disk"
+  if [ -e /mnt/SHA256SUMS ]; then
+    step "verifying what the boot before wrote"
+    check_files
+  fi
+  echo boot >> /boots
+  has=$(wc -l < /boots)
+  [ "$has" -eq "${boots:-$has}" ] || fail "this is boot $has of this disk, not $boots"
+  large_mib=2 write_files
+  step "verifying checksums, past the cache"
+  check_files
+  (cd /mnt && sha256sum -c SHA256SUMS)
+  df -h / | tail -n 1
+  pass "boots=$has"
+}
+
 scenario_poweroff() {
+  sync
+  [ ! -e /boots ] || mount -o remount,ro /  # a root on a disk is left clean
   tell "RESULT ok poweroff"
   poweroff -f
 }
