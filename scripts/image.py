@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Images for virtual machines: read-only logical volumes, and clones of them, each of which a machine boots from.
 
-usage: image.py [-s SOCKET] import --store STORE --name NAME SOURCE [--size SIZE] [--fs KIND] [--format FORMAT] [--no-verify]
+usage: image.py [-s SOCKET] import --store STORE --name NAME SOURCE [OPTIONS]
        image.py [-s SOCKET] clone --image STORE/NAME --count COUNT [--prefix PREFIX] [--first NUMBER]
        image.py [-s SOCKET] list
 
@@ -180,8 +180,8 @@ def check_alone(source, info):
               *(extent["filename"] for extent in details.get("extents", []) if "filename" in extent)]
     for other in others:
         if other and os.path.realpath(other) != os.path.realpath(source):
-            raise refused(f"{source} is not complete: it refers to {other}. If you trust it, make one file of it first: "
-                          f"qemu-img convert -O raw {source} NEW")
+            raise refused(f"{source} is not complete: it refers to {other}. If you trust it, make one file of it "
+                          f"first: qemu-img convert -O raw {source} NEW")
 
 
 def convert(source, kind, target):
@@ -239,8 +239,8 @@ def write_image(client, raw, size, arguments):
     store, image = arguments.store, f"{arguments.store}/{arguments.name}"
     working = f"{arguments.name}.import"
     if find_volume(client, f"{store}/{working}"):
-        raise refused(f"{store}/{working} is there: another import of {arguments.name} is under way, or was killed; then "
-                      f"delete it (rpc.py bdev_lvol_delete {store}/{working}) and try again")
+        raise refused(f"{store}/{working} is there: another import of {arguments.name} is under way, or was killed; "
+                      f"then delete it (rpc.py bdev_lvol_delete {store}/{working}) and try again")
     with contextlib.ExitStack() as stack:
         with signals_held():
             client.call("bdev_lvol_create",

@@ -191,8 +191,9 @@ class Images(CopyCase):
             stub.parent.mkdir(parents=True)
             stub.write_text('#!/bin/sh\nexec tail -f /dev/null\n')
             stub.chmod(0o755)
-            with subprocess.Popen([IMAGE_PY, '-s', self.daemon.socket, 'import', '--store', 'lvs', '--name', 'image', source],
-                                  env={**os.environ, 'SLUICE_BUILD_DIR': build}, stdout=subprocess.DEVNULL) as process:
+            command = [IMAGE_PY, '-s', self.daemon.socket, 'import', '--store', 'lvs', '--name', 'image', source]
+            with subprocess.Popen(command, env={**os.environ, 'SLUICE_BUILD_DIR': build},
+                                  stdout=subprocess.DEVNULL) as process:
                 deadline = time.monotonic() + PATIENCE_S
                 while not self.call('vhost_get_controllers'):
                     self.assertLess(time.monotonic(), deadline)
@@ -211,7 +212,8 @@ class Images(CopyCase):
         self.assertEqual(self.volumes(), made)
         # vm3 and vm4 would be new, but vm5 is taken.
         self.call('bdev_lvol_clone', snapshot_name='lvs/image', clone_name='vm5')
-        self.assert_refused(self.image('clone', '--image', 'lvs/image', '--count', 4, '--prefix', 'vm', '--first', 3), 'vm5')
+        done = self.image('clone', '--image', 'lvs/image', '--count', 4, '--prefix', 'vm', '--first', 3)
+        self.assert_refused(done, 'vm5')
         self.assertEqual(self.volumes(), [*made, 'lvs/vm5'])
 
     def test_list_shows_images_only(self):
