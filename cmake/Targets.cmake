@@ -29,3 +29,26 @@ function(sluice_bench name)
     set_tests_properties(${name} PROPERTIES LABELS bench TIMEOUT 120)
   endif()
 endfunction()
+
+# sluice_fuzz(name SEEDS program SOURCES ... LINKS ...): one libFuzzer program, built by the preset "fuzz" only. SEEDS is
+# a program that writes the first inputs into the directory that it is given. The CTest entry, label "fuzz", runs it for
+# a moment; by hand: NAME -max_len=N FOUND_DIRECTORY NAME.seeds
+function(sluice_fuzz name)
+  cmake_parse_arguments(ARG "" "SEEDS;MAX_LEN" "SOURCES;LINKS" ${ARGN})
+  if(NOT SLUICE_SANITIZE MATCHES "fuzzer-no-link")
+    return()
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LINKS} sluice_warnings)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  add_executable(${ARG_SEEDS} ${ARG_SEEDS}.cc)
+  target_link_libraries(${ARG_SEEDS} PRIVATE ${ARG_LINKS} sluice_warnings)
+  set(seeds ${CMAKE_CURRENT_BINARY_DIR}/${name}.seeds)
+  set(found ${CMAKE_CURRENT_BINARY_DIR}/${name}.found)
+  add_dependencies(${name} ${ARG_SEEDS})
+  add_custom_command(TARGET ${name} POST_BUILD
+    COMMAND ${CMAKE_COMMAND} -E make_directory ${seeds} ${found}
+    COMMAND ${ARG_SEEDS} ${seeds})
+  add_test(NAME ${name} COMMAND ${name} -seed=1 -runs=100000 -max_total_time=60 -max_len=${ARG_MAX_LEN} ${found} ${seeds})
+  set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 120)
+endfunction()

@@ -49,7 +49,7 @@ Task<int> write_and_read(BdevManager& bdevs) {
   std::vector<char> read(4096);
   {
     IgnoreEvents events;
-    auto handle = bdevs.open("Malloc0", true, events, "example");
+    auto handle = bdevs.open("Malloc0", BdevAccess::kWrite, events, "example");
     auto channel = LwThread::current()->get_channel(bdev);
     auto& access = static_cast<BdevChannel&>(*channel->get());
     if (co_await transfer(access, IoType::kWrite, written) != IoStatus::kOk) co_return 1;

@@ -7,7 +7,10 @@
 
 namespace sluice {
 class Bdev;
+namespace lvol {
+struct VolumeInfo;
 }
+}  // namespace sluice
 
 namespace sluice::rpc {
 
@@ -20,6 +23,9 @@ void add_virtio_methods(MethodTable& table, RpcContext& context);
 void describe_virtio(const Bdev& bdev, Json::Value& driver_specific);
 // The call that attaches it again; null if it is another bdev.
 Json::Value attaching_call(const Bdev& bdev);
+
+// Adds what only logical volumes have.
+void describe_volume(const lvol::VolumeInfo& volume, Json::Value& driver_specific);
 
 // What only bdevs of this module have.
 Json::Value driver_specific(const Bdev& bdev);

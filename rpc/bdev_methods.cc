@@ -2,9 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "lib/base/clock.h"
 #include "lib/bdev/bdev_manager.h"
+#include "lib/lvol/stores.h"
+#include "lib/lvol/volume_bdev.h"
 #include "rpc/bdev_json.h"
 #include "rpc/methods.h"
 
@@ -55,7 +58,20 @@ Json::Value supported_io_types(const Bdev& bdev) {
   return json;
 }
 
-Json::Value to_json(const BdevManager& bdevs, const Bdev& bdev) {
+// What the stores tell of volumes, by uuid.
+using Volumes = std::map<Uuid, lvol::VolumeInfo>;
+
+void put_claim(Json::Value& json, const BdevManager& bdevs, const Bdev& bdev) {
+  json["claimed"] = false;
+  for (const BdevHandle* handle : bdevs.users(bdev)) {
+    const bool alone = handle->access() == BdevAccess::kWriteAlone;
+    if (!alone && handle->access() != BdevAccess::kReadStable) continue;
+    json["claimed"] = true;
+    json["claim_type"] = alone ? "exclusive_write" : "read_many_write_none";
+  }
+}
+
+Json::Value to_json(const BdevManager& bdevs, const Volumes& volumes, const Bdev& bdev) {
   const BdevLimits& limits = bdev.limits();
   Json::Value json(Json::objectValue);
   json["name"] = bdev.name();
@@ -72,25 +88,37 @@ Json::Value to_json(const BdevManager& bdevs, const Bdev& bdev) {
   for (const char* limit : {"rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec"}) {
     json["assigned_rate_limits"][limit] = 0;
   }
-  json["claimed"] = false;
+  put_claim(json, bdevs, bdev);
   json["zoned"] = false;
   json["readonly"] = bdev.readonly();
   json["users"] = Json::Value(Json::arrayValue);
   for (const BdevHandle* handle : bdevs.users(bdev)) json["users"].append(handle->user());
   json["supported_io_types"] = supported_io_types(bdev);
   json["driver_specific"] = driver_specific(bdev);
+  const auto volume = volumes.find(bdev.uuid());
+  if (volume != volumes.end()) describe_volume(volume->second, json["driver_specific"]);
   return json;
 }
 
 Task<RpcResult> get_bdevs(RpcContext& context, GetBdevs params) {
   Json::Value list(Json::arrayValue);
+  Volumes volumes;
   if (params.name) {
     const uint64_t timeout_ns = std::min(params.timeout, kMaxTimeoutMs) * kNsPerMs;
     const Bdev* bdev = co_await context.bdevs.wait_for(*params.name, timeout_ns);
+    if (bdev != nullptr && bdev->product_name() == std::string_view(lvol::kVolumeProductName)) {
+      const Uuid uuid = bdev->uuid();
+      if (auto volume = co_await context.stores.volume(uuid.to_string())) volumes[uuid] = std::move(*volume);
+      bdev = context.bdevs.find(*params.name);  // it may have gone meanwhile
+    }
     if (bdev == nullptr) co_return no_bdev(*params.name);
-    list.append(to_json(context.bdevs, *bdev));
+    list.append(to_json(context.bdevs, volumes, *bdev));
   } else {
-    for (const Bdev* bdev : context.bdevs.list()) list.append(to_json(context.bdevs, *bdev));
+    const auto all = co_await context.stores.volumes(std::nullopt);
+    if (all) {
+      for (const lvol::VolumeInfo& volume : *all) volumes[volume.record.uuid] = volume;
+    }
+    for (const Bdev* bdev : context.bdevs.list()) list.append(to_json(context.bdevs, volumes, *bdev));
   }
   co_return list;
 }
@@ -190,6 +218,7 @@ Task<Json::Value> bdev_config(RpcContext& context) {
   for (const Bdev* bdev : context.bdevs.list()) {
     if (Json::Value call = creating_call(*bdev); !call.isNull()) calls.append(std::move(call));
   }
+  for (const Json::Value& call : co_await lvol_config(context)) calls.append(call);
   co_return calls;
 }
 
@@ -199,7 +228,7 @@ void add_bdev_methods(MethodTable& table, RpcContext& context) {
                              "Lists the block devices, or one of them.",
                              {"array",
                               "{name, aliases, product_name, block_size, physical_block_size, num_blocks, uuid, "
-                              "assigned_rate_limits, claimed, zoned, "
+                              "assigned_rate_limits, claimed, claim_type, zoned, "
                               "readonly, users, supported_io_types, driver_specific}"}},
                             {optional("name", &GetBdevs::name, "name, alias or uuid; all when left out"),
                              optional("timeout", &GetBdevs::timeout, "how many milliseconds to wait for it to appear")},

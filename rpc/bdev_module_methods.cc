@@ -7,6 +7,7 @@
 #include "lib/bdev/malloc/malloc_bdev.h"
 #include "lib/bdev/null/null_bdev.h"
 #include "lib/bdev/uring/uring_bdev.h"
+#include "lib/lvol/stores.h"
 #include "rpc/bdev_json.h"
 #include "rpc/methods.h"
 
@@ -92,11 +93,13 @@ std::optional<RpcError> refusal(const NoMetadata& params) {
                      "bdevs with metadata or protection information do not exist here: leave out md_size and dif_type");
 }
 
-RpcResult add_bdev(RpcContext& context, std::unique_ptr<Bdev> bdev) {
+// With the logical volumes that are on it.
+Task<RpcResult> add_bdev(RpcContext& context, std::unique_ptr<Bdev> bdev) {
   std::string name = bdev->name();
   const Result<Bdev*> added = context.bdevs.add(std::move(bdev));
-  if (!added) return fail_rpc(added.error(), subject(name));
-  return name;
+  if (!added) co_return fail_rpc(added.error(), subject(name));
+  co_await context.stores.wait_for_examine();
+  co_return name;
 }
 
 // A device of the given kind. Errors: ENODEV.
@@ -149,7 +152,7 @@ Task<RpcResult> create_malloc(RpcContext& context, CreateMalloc params) {
                                   .physical_block_size_bytes = params.physical_block_size,
                                   .optimal_io_boundary_blocks = params.optimal_io_boundary});
   if (!bdev) co_return fail_rpc(bdev.error(), subject(name));
-  co_return add_bdev(context, std::move(*bdev));
+  co_return co_await add_bdev(context, std::move(*bdev));
 }
 
 Task<RpcResult> delete_malloc(RpcContext& context, Delete params) {
@@ -165,7 +168,7 @@ Task<RpcResult> create_null(RpcContext& context, CreateNull params) {
                                 .block_size_bytes = params.block_size,
                                 .physical_block_size_bytes = params.physical_block_size});
   if (!bdev) co_return fail_rpc(bdev.error(), subject(params.name));
-  co_return add_bdev(context, std::move(*bdev));
+  co_return co_await add_bdev(context, std::move(*bdev));
 }
 
 Task<RpcResult> delete_null(RpcContext& context, Delete params) {
@@ -198,7 +201,7 @@ Task<RpcResult> create_aio(RpcContext& context, CreateAio params) {
                                   .block_size_bytes = params.block_size,
                                   .readonly = params.readonly});
   if (!bdev) co_return fail_rpc(bdev.error(), fmt::format("'{}'", params.filename));
-  co_return add_bdev(context, std::move(*bdev));
+  co_return co_await add_bdev(context, std::move(*bdev));
 }
 
 Task<RpcResult> delete_aio(RpcContext& context, Delete params) {
@@ -217,7 +220,7 @@ Task<RpcResult> create_uring(RpcContext& context, CreateUring params) {
                                     .block_size_bytes = params.block_size,
                                     .readonly = params.readonly});
   if (!bdev) co_return fail_rpc(bdev.error(), fmt::format("'{}'", params.filename));
-  co_return add_bdev(context, std::move(*bdev));
+  co_return co_await add_bdev(context, std::move(*bdev));
 }
 
 Task<RpcResult> delete_uring(RpcContext& context, Delete params) {

@@ -14,12 +14,17 @@ class Scheduler;
 class ThreadDirectory;
 class UringModule;
 class VirtioModule;
+namespace lvol {
+class Stores;
+}
 namespace vhost {
 class Target;
 }
 }  // namespace sluice
 
 namespace sluice::rpc {
+
+class Notifications;
 
 // The parts of a daemon. Borrowed.
 struct RpcContext {
@@ -30,6 +35,8 @@ struct RpcContext {
   AioModule& aio;
   UringModule& uring;
   VirtioModule& virtio;
+  lvol::Stores& stores;
+  Notifications& notifications;
   vhost::Target& vhost;
   // Does with the process what this signal does.
   std::function<void(int signal)> request_shutdown;
@@ -42,6 +49,9 @@ void add_reactor_methods(MethodTable& table, RpcContext& context);
 void add_thread_methods(MethodTable& table, RpcContext& context);
 void add_scheduler_methods(MethodTable& table, RpcContext& context);
 void add_bdev_methods(MethodTable& table, RpcContext& context);
+void add_lvol_methods(MethodTable& table, RpcContext& context);
+void add_lvol_copy_methods(MethodTable& table, RpcContext& context);  // part of add_lvol_methods()
+void add_notify_methods(MethodTable& table, RpcContext& context);
 void add_vhost_methods(MethodTable& table, RpcContext& context);
 
 inline void add_all_methods(MethodTable& table, RpcContext& context) {
@@ -51,6 +61,8 @@ inline void add_all_methods(MethodTable& table, RpcContext& context) {
   add_thread_methods(table, context);
   add_scheduler_methods(table, context);
   add_bdev_methods(table, context);
+  add_lvol_methods(table, context);
+  add_notify_methods(table, context);
   add_vhost_methods(table, context);
 }
 
@@ -58,6 +70,7 @@ inline void add_all_methods(MethodTable& table, RpcContext& context) {
 Task<Json::Value> scheduler_config(RpcContext& context);
 Task<Json::Value> reactor_config(RpcContext& context);  // part of the scheduler's
 Task<Json::Value> bdev_config(RpcContext& context);
+Task<Json::Value> lvol_config(RpcContext& context);  // part of the bdevs'
 Task<Json::Value> vhost_config(RpcContext& context);
 
 // A handler that takes the context first: bind_context(context, create_malloc).

@@ -12,11 +12,13 @@
 #include "app/common/app.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/virtio/virtio_bdev.h"
+#include "lib/lvol/stores.h"
 #include "lib/reactor/reactor_group.h"
 #include "lib/thread/gate.h"
 #include "lib/vhost/target.h"
 #include "rpc/config.h"
 #include "rpc/json.h"
+#include "rpc/notifications.h"
 #include "rpc/server.h"
 
 namespace sluice::bdevperf {
@@ -46,7 +48,9 @@ class Program {
   Task<int> run() {
     // The methods' context has one; nothing is ever served from it.
     vhost::Target target(app_.threads, bdevs_, {.socket_directory = "."});
-    rpc::RpcContext context = app_.rpc_context(bdevs_, target);
+    rpc::Notifications notifications;
+    lvol::Stores stores(app_.threads, bdevs_, notifications);
+    rpc::RpcContext context = app_.rpc_context(bdevs_, stores, notifications, target);
     rpc::MethodTable methods;
     rpc::add_app_methods(methods, context);
     rpc::add_log_methods(methods);
@@ -54,6 +58,7 @@ class Program {
     rpc::add_thread_methods(methods, context);
     rpc::add_scheduler_methods(methods, context);
     rpc::add_bdev_methods(methods, context);
+    rpc::add_lvol_methods(methods, context);
     add_perform_tests(methods);
     rpc::Dispatcher dispatcher(methods);
 
@@ -70,6 +75,7 @@ class Program {
     co_await gate_.close();
     bdevs_.cancel_waits();
     if (server) co_await server->close();
+    co_await stores.close_all();
     co_await app_.virtio.detach_all(bdevs_);
     co_await bdevs_.remove_all();
     co_return result;

@@ -71,7 +71,8 @@ Task<TestRun::Opened> TestRun::open(Slot& slot) {
     return std::unexpected(
         fmt::format("bdev '{}': {}: {}", slot.plan.bdev->name(), error.what, ::strerrordesc_np(error.code)));
   };
-  auto handle = bdevs_.open(slot.plan.bdev->name(), writes(slot.plan.spec), slot, "bdevperf job " + slot.plan.name);
+  auto handle = bdevs_.open(slot.plan.bdev->name(), writes(slot.plan.spec) ? BdevAccess::kWrite : BdevAccess::kRead,
+                            slot, "bdevperf job " + slot.plan.name);
   if (!handle) co_return complain(handle.error());
   slot.handle = std::move(*handle);
   CpuMask mask;

@@ -81,7 +81,8 @@ Task<int> run_body(App& app, int signal_fd, const std::function<Task<int>(App&)>
 
 }  // namespace
 
-rpc::RpcContext App::rpc_context(BdevManager& bdevs, vhost::Target& target) {
+rpc::RpcContext App::rpc_context(BdevManager& bdevs, lvol::Stores& stores, rpc::Notifications& notifications,
+                                 vhost::Target& target) {
   return {.reactors = reactors,
           .threads = threads,
           .scheduler = scheduler,
@@ -89,6 +90,8 @@ rpc::RpcContext App::rpc_context(BdevManager& bdevs, vhost::Target& target) {
           .aio = aio,
           .uring = uring,
           .virtio = virtio,
+          .stores = stores,
+          .notifications = notifications,
           .vhost = target,
           .request_shutdown = [](int signal) { ::kill(::getpid(), signal); }};
 }

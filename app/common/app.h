@@ -32,7 +32,8 @@ struct App {
   Event stop;
 
   // What the RPC's methods work on. Borrows all of it.
-  rpc::RpcContext rpc_context(BdevManager& bdevs, vhost::Target& target);
+  rpc::RpcContext rpc_context(BdevManager& bdevs, lvol::Stores& stores, rpc::Notifications& notifications,
+                              vhost::Target& target);
 };
 
 // Runs `body` from its first to its last line, with reactors on the cores of the mask; then ends them. To be called

@@ -8,9 +8,11 @@
 #include "lib/base/log.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/virtio/virtio_bdev.h"
+#include "lib/lvol/stores.h"
 #include "lib/vhost/target.h"
 #include "rpc/config.h"
 #include "rpc/methods.h"
+#include "rpc/notifications.h"
 #include "rpc/server.h"
 #include "rpc/version.h"
 
@@ -24,9 +26,12 @@ class Daemon {
   // On the application's lightweight thread: the whole life of the daemon. The result is the process's.
   Task<int> run() {
     BdevManager bdevs(app_.threads);
+    rpc::Notifications notifications;
+    bdevs.add_watcher(notifications);
+    lvol::Stores stores(app_.threads, bdevs, notifications);
     vhost::Target target(app_.threads, bdevs,
                          {.socket_directory = options_.vhost_directory, .socket_mode = options_.vhost_socket_mode});
-    rpc::RpcContext context = app_.rpc_context(bdevs, target);
+    rpc::RpcContext context = app_.rpc_context(bdevs, stores, notifications, target);
     rpc::MethodTable methods;
     rpc::add_all_methods(methods, context);
     rpc::Dispatcher dispatcher(methods);
@@ -40,7 +45,9 @@ class Daemon {
 
     bdevs.cancel_waits();
     co_await (*server)->close();
+    co_await stores.stop_holding();
     co_await target.remove_all();
+    co_await stores.close_all();
     co_await app_.virtio.detach_all(bdevs);
     co_await bdevs.remove_all();
     co_return started ? 0 : 1;

@@ -1,8 +1,7 @@
 // Bdev: a block device, whatever is below it. All offsets and lengths in this library are bytes.
 //
 // Thread:    made and changed on the application's lightweight thread; the getters that other threads use (size,
-// limits,
-//            supports) are constant or atomic.
+//            limits, supports, readonly) are constant or atomic. Aliases: the application's thread.
 // Ownership: BdevManager owns it. Modules derive from it, and from BdevChannel.
 #pragma once
 
@@ -62,7 +61,7 @@ class Bdev : public IoDevice {
   const char* product_name() const { return product_name_; }
   const BdevLimits& limits() const { return limits_; }
   bool supports(IoType type) const { return io_types_.contains(type); }
-  bool readonly() const { return readonly_; }
+  bool readonly() const { return readonly_.load(std::memory_order_relaxed); }
   uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
   const std::vector<std::string>& aliases() const { return aliases_; }
 
@@ -94,8 +93,8 @@ class Bdev : public IoDevice {
   const char* const product_name_;
   const BdevLimits limits_;
   const IoTypes io_types_;
-  const bool readonly_;
-  const std::vector<std::string> aliases_;
+  std::atomic<bool> readonly_;
+  std::vector<std::string> aliases_;
   std::atomic<uint64_t> size_bytes_;
   std::atomic<bool> removed_ = false;
 

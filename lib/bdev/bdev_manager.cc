@@ -15,6 +15,7 @@ Result<Bdev*> BdevManager::add(std::unique_ptr<Bdev> bdev) {
   for (std::string& key : keys_of(*added)) index_[std::move(key)] = entry.get();
   entries_[added->name()] = std::move(entry);
   while (Waiter* waiter = waiters_.pop_front()) waiter->appeared.set();
+  watchers_.for_each([added](BdevWatcher& watcher) { watcher.on_added(*added); });
   return added;
 }
 
@@ -61,13 +62,34 @@ std::vector<Bdev*> BdevManager::list() const {
   return bdevs;
 }
 
-Result<std::unique_ptr<BdevHandle>> BdevManager::open(std::string_view name, bool writable, BdevEvents& events,
+namespace {
+
+// nullptr, or why the two cannot have the same device open.
+const char* conflict(const BdevHandle& present, BdevAccess wanted) {
+  if (writes(wanted) && present.access() == BdevAccess::kWriteAlone) return "the bdev is claimed by its only writer";
+  if (writes(wanted) && present.access() == BdevAccess::kReadStable) {
+    return "the bdev is claimed by a reader, for whom it must not change";
+  }
+  if (present.writable() && (wanted == BdevAccess::kWriteAlone || wanted == BdevAccess::kReadStable)) {
+    return "the bdev is open for writing";
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<BdevHandle>> BdevManager::open(std::string_view name, BdevAccess access, BdevEvents& events,
                                                       std::string user) {
   Bdev* bdev = find(name);
   if (bdev == nullptr) return fail(ENODEV, "there is no bdev of this name");
-  if (writable && bdev->readonly()) return fail(EROFS, "the bdev is read-only");
   Entry& entry = *find_entry(*bdev);
-  std::unique_ptr<BdevHandle> handle(new BdevHandle(*this, *bdev, events, std::move(user), writable));
+  if (writes(access) && bdev->readonly()) return fail(EROFS, "the bdev is read-only");
+  const char* refusal = nullptr;
+  entry.handles.for_each([&](const BdevHandle& handle) {
+    if (refusal == nullptr) refusal = conflict(handle, access);
+  });
+  if (refusal != nullptr) return fail(EBUSY, refusal);
+  std::unique_ptr<BdevHandle> handle(new BdevHandle(*this, *bdev, events, std::move(user), access));
   entry.handles.push_back(*handle);
   ++entry.users;
   return handle;
@@ -95,6 +117,7 @@ Task<Result<>> BdevManager::remove(Bdev& bdev, RemoveMode mode) {
   if (mode == RemoveMode::kIfUnused && !entry->handles.empty()) co_return fail(EBUSY, "the bdev is in use");
   entry->removing = true;
   bdev.removed_.store(true, std::memory_order_relaxed);
+  watchers_.for_each([&bdev](BdevWatcher& watcher) { watcher.on_removing(bdev); });
   entry->handles.for_each([](BdevHandle& handle) { handle.events_.on_remove(); });
   if (entry->users > 0) co_await entry->unused.wait();
   for (const std::string& key : keys_of(bdev)) index_.erase(key);
@@ -119,6 +142,23 @@ void BdevManager::set_size(Bdev& bdev, uint64_t size_bytes) {
   CHECK(size_bytes % bdev.limits().block_size_bytes == 0);
   if (bdev.size_bytes_.exchange(size_bytes, std::memory_order_relaxed) == size_bytes) return;
   find_entry(bdev)->handles.for_each([](BdevHandle& handle) { handle.events_.on_resize(); });
+}
+
+void BdevManager::set_readonly(Bdev& bdev, bool readonly) { bdev.readonly_.store(readonly, std::memory_order_relaxed); }
+
+Result<> BdevManager::set_aliases(Bdev& bdev, std::vector<std::string> aliases) {
+  Entry* entry = find_entry(bdev);
+  CHECK(entry != nullptr);
+  for (const std::string& alias : aliases) {
+    const auto found = index_.find(alias);
+    if (found != index_.end() && found->second != entry) {
+      return fail(EEXIST, "a bdev of this name, alias or uuid exists");
+    }
+  }
+  for (const std::string& key : keys_of(bdev)) index_.erase(key);
+  bdev.aliases_ = std::move(aliases);
+  for (std::string& key : keys_of(bdev)) index_[std::move(key)] = entry;
+  return {};
 }
 
 // A channel that closes on the way may be counted twice, or not at all: then the count is taken again.

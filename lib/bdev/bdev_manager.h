@@ -21,6 +21,7 @@ namespace sluice {
 
 struct HandleTag;
 struct WaiterTag;
+struct WatcherTag;
 class BdevManager;
 
 // What the user of a device is told. Inside, it may close the handle that it is told about, but no other one.
@@ -33,6 +34,26 @@ class BdevEvents {
   virtual void on_remove() = 0;
 };
 
+// What the user of a device wants to do with it, and what others may not do meanwhile.
+enum class BdevAccess : uint8_t {
+  kRead,
+  kWrite,
+  kWriteAlone,  // nobody else opens it for writing
+  kReadStable,  // nobody opens it for writing; any number may hold it so
+};
+constexpr bool writes(BdevAccess access) { return access == BdevAccess::kWrite || access == BdevAccess::kWriteAlone; }
+
+// Is told which devices there are. Called inside add() and remove(), on the application's lightweight thread: may look
+// devices up, but not open or change any.
+class BdevWatcher : public ListHook<WatcherTag> {
+ public:
+  virtual ~BdevWatcher() = default;
+  // It can be found from now on.
+  virtual void on_added(Bdev& bdev) = 0;
+  // It cannot be found any more; its users are told next.
+  virtual void on_removing(Bdev& bdev) = 0;
+};
+
 // An open device. While it exists, so does the device. Channels obtained through it must be closed before it.
 class BdevHandle : public ListHook<HandleTag> {
  public:
@@ -40,18 +61,19 @@ class BdevHandle : public ListHook<HandleTag> {
   Bdev& bdev() const { return bdev_; }
   // Who holds it, for messages: "vhost controller vm0".
   const std::string& user() const { return user_; }
-  bool writable() const { return writable_; }
+  BdevAccess access() const { return access_; }
+  bool writable() const { return writes(access_); }
 
  private:
   friend class BdevManager;
-  BdevHandle(BdevManager& manager, Bdev& bdev, BdevEvents& events, std::string user, bool writable)
-      : manager_(manager), bdev_(bdev), events_(events), user_(std::move(user)), writable_(writable) {}
+  BdevHandle(BdevManager& manager, Bdev& bdev, BdevEvents& events, std::string user, BdevAccess access)
+      : manager_(manager), bdev_(bdev), events_(events), user_(std::move(user)), access_(access) {}
 
   BdevManager& manager_;
   Bdev& bdev_;
   BdevEvents& events_;
   const std::string user_;
-  const bool writable_;
+  const BdevAccess access_;
 };
 
 enum class RemoveMode : uint8_t {
@@ -76,8 +98,9 @@ class BdevManager {
   // All, by name.
   std::vector<Bdev*> list() const;
 
-  // Errors: ENODEV; EROFS (writable, but the device is read-only).
-  Result<std::unique_ptr<BdevHandle>> open(std::string_view name, bool writable, BdevEvents& events, std::string user);
+  // Errors: ENODEV; EROFS (for writing, but the device is read-only); EBUSY (it does not go with what others do).
+  Result<std::unique_ptr<BdevHandle>> open(std::string_view name, BdevAccess access, BdevEvents& events,
+                                           std::string user);
   // The handles of a device now.
   std::vector<const BdevHandle*> users(const Bdev& bdev) const;
 
@@ -88,6 +111,14 @@ class BdevManager {
 
   // Called by modules when a device has changed its size.
   void set_size(Bdev& bdev, uint64_t size_bytes);
+  // Called by modules to protect a device, or to end that: writes to a read-only one fail, also of those who have it
+  // open already. Requests in flight go on.
+  void set_readonly(Bdev& bdev, bool readonly);
+  // Gives the device these aliases instead of those it has. Errors, nothing changed: EEXIST (as add()).
+  Result<> set_aliases(Bdev& bdev, std::vector<std::string> aliases);
+
+  // Tells it of devices that come and go, until it is unlinked.
+  void add_watcher(BdevWatcher& watcher) { watchers_.push_back(watcher); }
 
   // The statistics of a device, over all its channels.
   Task<IoStats> iostat(Bdev& bdev);
@@ -119,6 +150,7 @@ class BdevManager {
   std::map<std::string, std::unique_ptr<Entry>, std::less<>> entries_;  // by name
   std::unordered_map<std::string, Entry*> index_;                       // by each key
   List<Waiter, WaiterTag> waiters_;
+  List<BdevWatcher, WatcherTag> watchers_;
   bool waits_cancelled_ = false;
   Signal gone_;  // a removed device has been freed
 };

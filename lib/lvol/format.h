@@ -79,11 +79,11 @@ struct VolumeRecord {
   std::string name;
   uint64_t size_bytes = 0;  // a multiple of the cluster size
   bool thin = true;
-  bool snapshot = false;           // read-only for good
-  bool readonly = false;           // by bdev_lvol_set_read_only
-  VolumeId parent = kNoVolume;     // the snapshot it was made from, for display only
-  std::string external_origin;     // the bdev it stands on, by name; empty: zeros
-  uint64_t created_s = 0;          // since 1970
+  bool snapshot = false;        // read-only for good
+  bool readonly = false;        // by bdev_lvol_set_read_only
+  VolumeId parent = kNoVolume;  // the snapshot it was made from, for display only
+  std::string external_origin;  // the bdev it stands on, by name; empty: zeros
+  uint64_t created_s = 0;       // since 1970
   std::map<std::string, std::string> xattrs{};
 
   bool operator==(const VolumeRecord&) const = default;
@@ -144,9 +144,8 @@ struct PutStoreRecord {
   uint32_t total_clusters = 0;
   bool operator==(const PutStoreRecord&) const = default;
 };
-using Record =
-    std::variant<SetEntryRecord, DropRangeRecord, PutVolumeRecord, DeleteVolumeRecord, PutStoreRecord,
-                 AllocateRangeRecord>;
+using Record = std::variant<SetEntryRecord, DropRangeRecord, PutVolumeRecord, DeleteVolumeRecord, PutStoreRecord,
+                            AllocateRangeRecord>;
 
 // What a journal page says of itself.
 struct JournalHeader {

@@ -159,8 +159,8 @@ Task<Result<>> Journal::write_before(uint64_t end_sequence) {
     const Chunk& chunk = chunks_[i];
     const uint64_t end = std::min(chunk.end_sequence, end_sequence);
     seal_before(end);
-    const std::span<const std::byte> bytes = chunk.pages.bytes().subspan((sequence - chunk.first_sequence) * kPageBytes,
-                                                                         (end - sequence) * kPageBytes);
+    const std::span<const std::byte> bytes =
+        chunk.pages.bytes().subspan((sequence - chunk.first_sequence) * kPageBytes, (end - sequence) * kPageBytes);
     ++in_flight;
     start(io_.write(kJournalFirstPage + slot_of(sequence), bytes), [&](Result<> result) {
       if (written && !result) written = result;

@@ -42,9 +42,9 @@ class Journal {
   // Whether one more change of a map may be appended: more pages of the ring are free than its reserve, which is a
   // sixteenth of them, but 4 at least.
   bool has_room() const { return free_pages() > reserve_pages_; }
-  // Whether any record may be appended: a page is free. For the volume list's own changes; the reserve lets some of
-  // them through, each with a commit of its own, while a checkpoint makes room.
-  bool has_reserve() const { return free_pages() > 0; }
+  // Whether so many records, of any kind, may be appended: as many pages are free. For the volume list's own changes;
+  // the reserve lets some of them through, each with a commit of its own, while a checkpoint makes room.
+  bool has_reserve(uint32_t records = 1) const { return free_pages() >= records; }
   // Of the ring's pages, in percent: written or waiting.
   uint32_t used_percent() const;
 
@@ -98,14 +98,14 @@ class Journal {
   MetaIo& io_;
 
   // Pages, by sequence number: first_pending_ <= first_unsealed_ <= next_sequence_.
-  uint64_t first_sequence_;    // replay would begin here
-  uint64_t first_pending_;     // all before it are durable
-  uint64_t first_unsealed_;    // all before it have their header and CRC
-  uint64_t next_sequence_;     // of the page to be begun next
-  uint32_t previous_crc_;      // of the page before first_unsealed_
-  bool filling_ = false;       // the last page takes more records
-  std::deque<Chunk> chunks_;   // with the pages from first_pending_ on
-  IoBuffer spare_;             // a chunk's buffer, for the next one
+  uint64_t first_sequence_;            // replay would begin here
+  uint64_t first_pending_;             // all before it are durable
+  uint64_t first_unsealed_;            // all before it have their header and CRC
+  uint64_t next_sequence_;             // of the page to be begun next
+  uint32_t previous_crc_;              // of the page before first_unsealed_
+  bool filling_ = false;               // the last page takes more records
+  std::deque<Chunk> chunks_;           // with the pages from first_pending_ on
+  IoBuffer spare_;                     // a chunk's buffer, for the next one
   std::deque<JournalHeader> headers_;  // of pages from first_unsealed_ on
 
   RecordNumber next_record_;

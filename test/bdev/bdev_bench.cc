@@ -37,7 +37,7 @@ void submit_complete(benchmark::State& state, bool null_bdev) {
                         : create_malloc_bdev({.name = "disk", .num_blocks = kDiskBytes / 512, .block_size_bytes = 512});
   Bdev& bdev = *bdevs.add(std::move(made.value())).value();
   IgnoreEvents events;
-  auto handle = bdevs.open("disk", true, events, "benchmark").value();
+  auto handle = bdevs.open("disk", BdevAccess::kWrite, events, "benchmark").value();
   LwThread& home = hosts.home();
   ChannelRef channel = hosts.on(home, [&] { return home.get_channel(bdev).value(); });
   Load load{.channel = static_cast<BdevChannel*>(channel.get()), .left = 0};

@@ -188,7 +188,8 @@ TEST_F(BdevTest, IsOpenedByItsUsers) {
   const TestDisk& disk = add();
   DiskUser events(world_);
   const auto open = [&](const char* name, bool writable) {
-    return world_.hosts.on(world_.app(), [&] { return world_.manager.open(name, writable, events, "somebody"); });
+    const BdevAccess access = writable ? BdevAccess::kWrite : BdevAccess::kRead;
+    return world_.hosts.on(world_.app(), [&] { return world_.manager.open(name, access, events, "somebody"); });
   };
   EXPECT_EQ(open("missing", false).error().code, ENODEV);
   EXPECT_EQ(open("readonly", true).error().code, EROFS);
@@ -202,6 +203,109 @@ TEST_F(BdevTest, IsOpenedByItsUsers) {
     EXPECT_EQ(users[1]->user(), "somebody");
   }
   EXPECT_EQ(world_.manager.users(disk).size(), 1U);
+}
+
+TEST_F(BdevTest, ClaimsKeepOthersFromWriting) {
+  add();
+  struct : BdevEvents {
+    void on_resize() override {}
+    void on_remove() override {}
+  } events;
+  constexpr BdevAccess kRead = BdevAccess::kRead;
+  constexpr BdevAccess kWrite = BdevAccess::kWrite;
+  constexpr BdevAccess kWriteAlone = BdevAccess::kWriteAlone;
+  constexpr BdevAccess kReadStable = BdevAccess::kReadStable;
+  const auto open = [&](BdevAccess access) {
+    return world_.hosts.on(world_.app(), [&] { return world_.manager.open("disk", access, events, "somebody"); });
+  };
+  const struct {
+    BdevAccess present;
+    std::vector<BdevAccess> together;
+    std::vector<BdevAccess> refused;
+  } cases[] = {{kRead, {kRead, kWrite, kWriteAlone, kReadStable}, {}},
+               {kWrite, {kRead, kWrite}, {kWriteAlone, kReadStable}},
+               {kWriteAlone, {kRead}, {kWrite, kWriteAlone, kReadStable}},
+               {kReadStable, {kRead, kReadStable}, {kWrite, kWriteAlone}}};
+  for (const auto& [present, together, refused] : cases) {
+    const auto handle = open(present);
+    ASSERT_TRUE(handle.has_value());
+    EXPECT_EQ((*handle)->access(), present);
+    EXPECT_EQ((*handle)->writable(), present == kWrite || present == kWriteAlone);
+    for (const BdevAccess wanted : together) EXPECT_TRUE(open(wanted).has_value());
+    for (const BdevAccess wanted : refused) EXPECT_EQ(open(wanted).error().code, EBUSY);
+  }
+  EXPECT_TRUE(open(kWriteAlone).has_value()) << "nothing is left of a claim";
+}
+
+TEST_F(BdevTest, AliasesChange) {
+  Bdev::Options named = options("disk");
+  named.aliases = {"store/volume"};
+  TestDisk& disk = add(std::move(named));
+  TestDisk& other = add(options("other"));
+  const auto set = [&](std::vector<std::string> aliases) {
+    return world_.hosts.on(world_.app(), [&] { return world_.manager.set_aliases(disk, std::move(aliases)); });
+  };
+  EXPECT_TRUE(set({"store/volume", "store/renamed"}));
+  EXPECT_EQ(world_.manager.find("store/volume"), &disk);
+  EXPECT_EQ(world_.manager.find("store/renamed"), &disk);
+  EXPECT_TRUE(set({"store/renamed"}));
+  EXPECT_THAT(disk.aliases(), ElementsAre("store/renamed"));
+  EXPECT_EQ(world_.manager.find("store/volume"), nullptr);
+  EXPECT_EQ(world_.manager.find("disk"), &disk);
+  EXPECT_EQ(set({"free", "other"}).error().code, EEXIST);
+  EXPECT_EQ(set({other.uuid().to_string()}).error().code, EEXIST);
+  EXPECT_EQ(world_.manager.find("free"), nullptr);
+  EXPECT_EQ(world_.manager.find("other"), &other);
+  EXPECT_THAT(disk.aliases(), ElementsAre("store/renamed"));
+  EXPECT_EQ(remove(disk, RemoveMode::kForce), 0);
+  EXPECT_EQ(try_add(options("store/renamed")), 0);
+}
+
+TEST_F(BdevTest, BecomesReadOnlyForThoseWhoWriteToIt) {
+  TestDisk& disk = add();
+  DiskUser user(world_);
+  PageBuffer buffer(512);
+  const auto set = [&](bool readonly) {
+    world_.hosts.on(world_.app(), [&] { world_.manager.set_readonly(disk, readonly); });
+  };
+  EXPECT_EQ(user.write(0, buffer.bytes()), IoStatus::kOk);
+  set(true);
+  EXPECT_TRUE(disk.readonly());
+  EXPECT_EQ(user.write(0, buffer.bytes()), IoStatus::kReadOnly);
+  EXPECT_EQ(user.discard(0, 512), IoStatus::kReadOnly);
+  EXPECT_EQ(user.read(0, buffer.bytes()), IoStatus::kOk);
+  EXPECT_EQ(user.flush(), IoStatus::kOk);
+  const auto opened = world_.hosts.on(
+      world_.app(), [&] { return world_.manager.open("disk", BdevAccess::kWrite, user, "a second writer"); });
+  EXPECT_EQ(opened.error().code, EROFS);
+  set(false);
+  EXPECT_EQ(user.write(0, buffer.bytes()), IoStatus::kOk);
+}
+
+TEST_F(BdevTest, TellsWatchersWhatComesAndGoes) {
+  struct Watcher : BdevWatcher {
+    explicit Watcher(const BdevManager& devices) : manager(devices) {}
+    void on_added(Bdev& bdev) override {
+      EXPECT_EQ(manager.find(bdev.name()), &bdev);
+      seen.push_back("+" + bdev.name());
+    }
+    void on_removing(Bdev& bdev) override {
+      EXPECT_EQ(manager.find(bdev.name()), nullptr);
+      seen.push_back("-" + bdev.name());
+    }
+    const BdevManager& manager;
+    std::vector<std::string> seen;
+  } first(world_.manager), second(world_.manager);
+  world_.manager.add_watcher(first);
+  world_.manager.add_watcher(second);
+  Bdev& disk = add(options("one"));
+  add(options("two"));
+  EXPECT_EQ(try_add(options("one")), EEXIST);
+  second.unlink();
+  EXPECT_EQ(remove(disk, RemoveMode::kIfUnused), 0);
+  EXPECT_THAT(first.seen, ElementsAre("+one", "+two", "-one"));
+  EXPECT_THAT(second.seen, ElementsAre("+one", "+two"));
+  first.unlink();
 }
 
 // --- Waiting for a disk ---
@@ -342,8 +446,8 @@ TEST_F(BdevTest, UserMayCloseItsHandleWhenItIsToldOfTheRemoval) {
     std::unique_ptr<BdevHandle> handle;
   } users[2];
   for (Prompt& user : users) {
-    user.handle =
-        world_.hosts.on(world_.app(), [&] { return std::move(*world_.manager.open("disk", true, user, "prompt")); });
+    user.handle = world_.hosts.on(
+        world_.app(), [&] { return std::move(*world_.manager.open("disk", BdevAccess::kWrite, user, "prompt")); });
   }
   EXPECT_EQ(remove(disk, RemoveMode::kForce), 0);
 }

@@ -47,7 +47,8 @@ void VirtioWorld::end_thread(LwThread& thread) { await_on(*app_, threads_->destr
 
 VirtioUser::VirtioUser(VirtioWorld& world, const std::string& name, size_t reactor)
     : world_(world), thread_(world.add_thread(reactor)) {
-  handle_ = call_and_wait(world.app(), [&] { return world_.bdevs().open(name, false, *this, "the test").value(); });
+  handle_ = call_and_wait(world.app(),
+                          [&] { return world_.bdevs().open(name, BdevAccess::kRead, *this, "the test").value(); });
   auto channel = call_and_wait(thread_, [&] { return thread_.get_channel(handle_->bdev()); });
   if (channel) {
     channel_ = std::move(*channel);

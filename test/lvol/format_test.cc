@@ -1,9 +1,12 @@
 #include "lib/lvol/format.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
+#include <string>
 
 namespace sluice::lvol {
 namespace {
@@ -41,13 +44,15 @@ VolumeRecord example_volume(VolumeId id = 7) {
 std::vector<Record> example_records() {
   VolumeRecord plain;
   plain.id = 1;
-  return {SetEntryRecord{.volume = 7, .index = 0xffff'ffff, .entry = {.own = 5, .base = 1, .valid = 0x8000'0000'0000'0001}},
-          DropRangeRecord{.volume = 7, .first = 0xffff'fffe, .count = 2, .base = kBaseZeros},
-          PutVolumeRecord{.volume = example_volume(), .map_of = 3},
-          PutVolumeRecord{.volume = plain},
-          DeleteVolumeRecord{.volume = 6},
-          PutStoreRecord{.name = "", .total_clusters = 4},
-          PutStoreRecord{.name = std::string(kMaxNameBytes, 'n'), .total_clusters = 0xffff'ffff}};
+  return {
+      SetEntryRecord{.volume = 7, .index = 0xffff'ffff, .entry = {.own = 5, .base = 1, .valid = 0x8000'0000'0000'0001}},
+      DropRangeRecord{.volume = 7, .first = 0xffff'fffe, .count = 2, .base = kBaseZeros},
+      AllocateRangeRecord{.volume = 7, .first = 0xffff'fffe, .count = 2, .own = 9},
+      PutVolumeRecord{.volume = example_volume(), .map_of = 3},
+      PutVolumeRecord{.volume = plain},
+      DeleteVolumeRecord{.volume = 6},
+      PutStoreRecord{.name = "", .total_clusters = 4},
+      PutStoreRecord{.name = std::string(kMaxNameBytes, 'n'), .total_clusters = 0xffff'ffff}};
 }
 
 JournalHeader example_header() {
@@ -85,8 +90,8 @@ uint32_t slow_crc(std::span<const std::byte> bytes) {
 }
 
 template <typename T>
-void poke(Page& page, size_t offset, T value) {
-  std::memcpy(page.data() + offset, &value, sizeof(value));
+void poke(std::span<std::byte> bytes, size_t offset, T value) {
+  std::memcpy(bytes.data() + offset, &value, sizeof(value));
 }
 
 // Changes a field of a superblock, makes its checksum right again, and tells how that is taken.
@@ -184,9 +189,7 @@ TEST(LvolFormat, ATornSuperblockIsFound) {
   EXPECT_FALSE(decode_superblock(torn));
 }
 
-TEST(LvolFormat, AnEmptyDiskIsNoSuperblock) {
-  EXPECT_EQ(decode_superblock(Page{}).error().code, ENODATA);
-}
+TEST(LvolFormat, AnEmptyDiskIsNoSuperblock) { EXPECT_EQ(decode_superblock(Page{}).error().code, ENODATA); }
 
 TEST(LvolFormat, ALaterVersionIsNamed) { EXPECT_EQ(code_with<uint32_t>(8, 2), ENOTSUP); }
 
@@ -195,34 +198,34 @@ TEST(LvolFormat, RefusesASuperblockThatMakesNoSense) {
   EXPECT_EQ(code_with<uint32_t>(12, 256), EILSEQ);
   EXPECT_EQ(code_with<uint32_t>(12, 8192), EILSEQ);
   EXPECT_EQ(code_with<uint32_t>(12, 513), EILSEQ);
-  EXPECT_EQ(code_with<uint64_t>(40, 0), EILSEQ);            // cluster_bytes
+  EXPECT_EQ(code_with<uint64_t>(40, 0), EILSEQ);  // cluster_bytes
   EXPECT_EQ(code_with<uint64_t>(40, 32U << 10), EILSEQ);
   EXPECT_EQ(code_with<uint64_t>(40, 32U << 20), EILSEQ);
   EXPECT_EQ(code_with<uint64_t>(40, 65'537), EILSEQ);
-  EXPECT_EQ(code_with<uint32_t>(48, 7), 0);                 // total_clusters: page 99 is in cluster 6
+  EXPECT_EQ(code_with<uint32_t>(48, 7), 0);  // total_clusters: page 99 is in cluster 6
   EXPECT_EQ(code_with<uint32_t>(48, 6), EILSEQ);
   EXPECT_EQ(code_with<uint32_t>(48, 3), EILSEQ);
   EXPECT_EQ(code_with<uint32_t>(48, 0), EILSEQ);
-  EXPECT_EQ(code_with<uint32_t>(52, 1), EILSEQ);            // reserved_clusters
-  EXPECT_EQ(code_with<uint32_t>(52, 2), EILSEQ);            // 32 pages, of which superblocks and journal need 42
-  EXPECT_EQ(code_with<uint32_t>(52, 7), EILSEQ);            // the table lies in them
+  EXPECT_EQ(code_with<uint32_t>(52, 1), EILSEQ);  // reserved_clusters
+  EXPECT_EQ(code_with<uint32_t>(52, 2), EILSEQ);  // 32 pages, of which superblocks and journal need 42
+  EXPECT_EQ(code_with<uint32_t>(52, 7), EILSEQ);  // the table lies in them
   EXPECT_EQ(code_with<uint32_t>(52, 1000), EILSEQ);
-  EXPECT_EQ(code_with<uint32_t>(56, 46), 0);                // journal_pages
+  EXPECT_EQ(code_with<uint32_t>(56, 46), 0);  // journal_pages
   EXPECT_EQ(code_with<uint32_t>(56, 47), EILSEQ);
   EXPECT_EQ(code_with<uint32_t>(56, 0xffff'ffff), EILSEQ);
   EXPECT_EQ(code_with<uint32_t>(56, kMinJournalPages - 1), EILSEQ);
-  EXPECT_EQ(code_with<uint64_t>(64, 0), EILSEQ);            // journal_sequence
-  EXPECT_EQ(code_with<uint64_t>(72, 0), EILSEQ);            // first_record
-  EXPECT_EQ(code_with<uint64_t>(80, 0), EILSEQ);            // table_bytes, with an index page
+  EXPECT_EQ(code_with<uint64_t>(64, 0), EILSEQ);  // journal_sequence
+  EXPECT_EQ(code_with<uint64_t>(72, 0), EILSEQ);  // first_record
+  EXPECT_EQ(code_with<uint64_t>(80, 0), EILSEQ);  // table_bytes, with an index page
   EXPECT_EQ(code_with<uint64_t>(80, 1U << 20), 0);
   EXPECT_EQ(code_with<uint64_t>(80, (1U << 20) + 1), EILSEQ);
   EXPECT_EQ(code_with<uint64_t>(80, UINT64_MAX), EILSEQ);
-  EXPECT_EQ(code_with<uint32_t>(88, 0), EILSEQ);            // next_volume
-  EXPECT_EQ(code_with<uint32_t>(92, 0), EILSEQ);            // index pages
+  EXPECT_EQ(code_with<uint32_t>(88, 0), EILSEQ);  // next_volume
+  EXPECT_EQ(code_with<uint32_t>(92, 0), EILSEQ);  // index pages
   EXPECT_EQ(code_with<uint32_t>(92, 193), EILSEQ);
-  EXPECT_EQ(code_with<uint32_t>(96, 256), EILSEQ);          // name
-  EXPECT_EQ(code_with<uint32_t>(96, 5), EILSEQ);            // has a NUL then
-  EXPECT_EQ(code_with<uint64_t>(512, 0), EILSEQ);           // the index page's place
+  EXPECT_EQ(code_with<uint32_t>(96, 256), EILSEQ);  // name
+  EXPECT_EQ(code_with<uint32_t>(96, 5), EILSEQ);    // has a NUL then
+  EXPECT_EQ(code_with<uint64_t>(512, 0), EILSEQ);   // the index page's place
   EXPECT_EQ(code_with<uint64_t>(512, 47), EILSEQ);
   EXPECT_EQ(code_with<uint64_t>(512, 48), 0);
   EXPECT_EQ(code_with<uint64_t>(512, 16'000), EILSEQ);
@@ -295,6 +298,23 @@ TEST(LvolFormat, RefusesATableEntryThatMakesNoSense) {
   EXPECT_EQ(code(68, 2), EILSEQ);    // less
   EXPECT_EQ(code(89, 0), EILSEQ);    // an empty key
   EXPECT_EQ(code(93, 'z'), EILSEQ);  // keys out of order
+}
+
+TEST(LvolFormat, RefusesAVolumeThatNoRecordCouldHold) {
+  VolumeRecord volume = example_volume();
+  volume.xattrs.clear();
+  volume.xattrs["notes"] = std::string(3000, 'x');
+  std::vector<std::byte> table;
+  encode(TableEntry{.volume = volume}, table);
+  EXPECT_TRUE(decode_table(table));
+  // The same with one xattr more.
+  const std::string another = std::string({5, 0, '\xe8', 3}) + "notez" + std::string(1000, 'y');
+  for (const char c : another) table.push_back(static_cast<std::byte>(c));
+  poke(table, 0, static_cast<uint32_t>(table.size()));
+  poke(table, 24 + 44, uint16_t{2});
+  const auto decoded = decode_table(table);
+  ASSERT_FALSE(decoded);
+  EXPECT_STREQ(decoded.error().what, "an entry of the volume table is too long");
 }
 
 // --- Journal ---
@@ -381,11 +401,11 @@ TEST(LvolFormat, APageOfAnotherStoreIsNotTaken) {
 
 TEST(LvolFormat, RefusesAJournalHeaderThatMakesNoSense) {
   EXPECT_EQ(header_code_with<uint64_t>(8, 13), 0);
-  EXPECT_EQ(header_code_with<uint64_t>(8, 0), EILSEQ);    // sequence
-  EXPECT_EQ(header_code_with<uint64_t>(8, 9), EILSEQ);    // it was durable before it was written
-  EXPECT_EQ(header_code_with<uint64_t>(24, 0), EILSEQ);   // first_record
-  EXPECT_EQ(header_code_with<uint16_t>(52, 0), EILSEQ);   // records
-  EXPECT_EQ(header_code_with<uint16_t>(54, 4032), 0);     // used_bytes
+  EXPECT_EQ(header_code_with<uint64_t>(8, 0), EILSEQ);   // sequence
+  EXPECT_EQ(header_code_with<uint64_t>(8, 9), EILSEQ);   // it was durable before it was written
+  EXPECT_EQ(header_code_with<uint64_t>(24, 0), EILSEQ);  // first_record
+  EXPECT_EQ(header_code_with<uint16_t>(52, 0), EILSEQ);  // records
+  EXPECT_EQ(header_code_with<uint16_t>(54, 4032), 0);    // used_bytes
   EXPECT_EQ(header_code_with<uint16_t>(54, 4033), EILSEQ);
 }
 
@@ -410,7 +430,7 @@ TEST(LvolFormat, RefusesRecordsThatMakeNoSense) {
     }
     // A type that there is not.
     EXPECT_FALSE(taken(with(bytes, 0, {0})));
-    EXPECT_FALSE(taken(with(bytes, 0, {6})));
+    EXPECT_FALSE(taken(with(bytes, 0, {7})));
   }
   const std::vector<uint8_t> set = bytes_of(SetEntryRecord{.volume = 1});
   EXPECT_FALSE(taken(with(set, 4, {0})));  // no volume
@@ -419,6 +439,11 @@ TEST(LvolFormat, RefusesRecordsThatMakeNoSense) {
   EXPECT_FALSE(taken(with(drop, 12, {3})));  // beyond the last index
   EXPECT_FALSE(taken(with(drop, 12, {0})));  // nothing
   EXPECT_FALSE(taken(with(drop, 16, {2})));  // a base that is a cluster
+  const std::vector<uint8_t> range = bytes_of(AllocateRangeRecord{.volume = 1, .first = 0xffff'fffe, .count = 2, .own = 5});
+  EXPECT_FALSE(taken(with(range, 4, {0})));   // no volume
+  EXPECT_FALSE(taken(with(range, 12, {3})));  // beyond the last index
+  EXPECT_FALSE(taken(with(range, 12, {0})));  // nothing
+  EXPECT_FALSE(taken(with(range, 16, {1})));  // not a cluster for data
   const std::vector<uint8_t> volume = bytes_of(PutVolumeRecord{.volume = example_volume(7), .map_of = 3});
   EXPECT_FALSE(taken(with(volume, 4, {7})));  // a copy of itself
   const std::vector<uint8_t> deleted = bytes_of(DeleteVolumeRecord{.volume = 1});
@@ -455,6 +480,74 @@ TEST(LvolFormat, ArbitraryBytesAreSurvived) {
     static_cast<void>(decode_table(changed_table));
     static_cast<void>(decode_table(std::span(noise).first(random() % kPageBytes)));
   }
+}
+
+// --- The examples of docs/format-lvol.md: a change of these bytes is a change of the format ---
+
+constexpr Uuid kExampleStore{
+    {0x8e, 0x2f, 0x5c, 0x1a, 0x6b, 0x3d, 0x4e, 0x7f, 0x90, 0xa1, 0xb2, 0xc3, 0xd4, 0xe5, 0xf6, 0x07}};
+
+// Lines of 16 bytes, as `hexdump -C` has them, without the text.
+std::string hexdump(PageView page, size_t first, size_t end) {
+  std::string text;
+  for (size_t line = first; line < end; line += 16) {
+    text += fmt::format("{:08x} ", line);
+    for (size_t i = line; i < line + 16; ++i) text += fmt::format(" {:02x}", static_cast<uint8_t>(page[i]));
+    text += '\n';
+  }
+  return text;
+}
+
+TEST(LvolFormat, TheExampleOfASuperblock) {
+  const Page page = encoded({.generation = 3,
+                             .uuid = kExampleStore,
+                             .name = "fast",
+                             .geometry = {.cluster_bytes = 256U << 10,
+                                          .total_clusters = 40'960,
+                                          .reserved_clusters = 65,
+                                          .journal_pages = 4096},
+                             .journal_sequence = 2,
+                             .journal_crc = 0x9c16'5534,
+                             .first_record = 4,
+                             .table_bytes = 75,
+                             .next_volume = 2,
+                             .table_index = {{.page = 4162, .crc = 0x5d0f'70a2}}});
+  EXPECT_EQ(hexdump(page, 0, 112),
+            "00000000  53 4c 55 49 43 45 4c 56 01 00 00 00 00 02 00 00\n"
+            "00000010  03 00 00 00 00 00 00 00 8e 2f 5c 1a 6b 3d 4e 7f\n"
+            "00000020  90 a1 b2 c3 d4 e5 f6 07 00 00 04 00 00 00 00 00\n"
+            "00000030  00 a0 00 00 41 00 00 00 00 10 00 00 34 55 16 9c\n"
+            "00000040  02 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00\n"
+            "00000050  4b 00 00 00 00 00 00 00 02 00 00 00 01 00 00 00\n"
+            "00000060  04 00 00 00 00 00 00 00 66 61 73 74 00 00 00 00\n");
+  EXPECT_EQ(hexdump(page, 512, 528), "00000200  42 10 00 00 00 00 00 00 a2 70 0f 5d 00 00 00 00\n");
+  EXPECT_EQ(hexdump(page, 4080, 4096), "00000ff0  00 00 00 00 00 00 00 00 00 00 00 00 34 ca ef 21\n");
+}
+
+TEST(LvolFormat, TheExampleOfAJournalPage) {
+  JournalHeader header{.store = kExampleStore, .sequence = 1, .first_record = 1, .opening = 0x0123'4567'89ab'cdef};
+  const VolumeRecord volume{
+      .id = 1,
+      .uuid = Uuid{{0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x47, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0}},
+      .name = "vm0",
+      .size_bytes = 1U << 30,
+      .created_s = 1'767'225'600};
+  const Page page = journal_page(
+      {PutVolumeRecord{.volume = volume}, SetEntryRecord{.volume = 1, .index = 5, .entry = {.own = 66, .valid = 0x3}},
+       DropRangeRecord{.volume = 1, .first = 5, .count = 1}},
+      header);
+  EXPECT_EQ(hexdump(page, 0, 176),
+            "00000000  34 55 16 9c 53 4c 56 4a 01 00 00 00 00 00 00 00\n"
+            "00000010  00 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00\n"
+            "00000020  8e 2f 5c 1a 6b 3d 4e 7f 90 a1 b2 c3 d4 e5 f6 07\n"
+            "00000030  00 00 00 00 03 00 6b 00 ef cd ab 89 67 45 23 01\n"
+            "00000040  03 00 3b 00 00 00 00 00 01 00 00 00 00 00 00 00\n"
+            "00000050  11 22 33 44 55 66 47 88 99 aa bb cc dd ee ff 00\n"
+            "00000060  00 00 00 40 00 00 00 00 00 b9 55 69 00 00 00 00\n"
+            "00000070  01 03 00 00 00 00 00 00 76 6d 30 01 00 1c 00 01\n"
+            "00000080  00 00 00 05 00 00 00 42 00 00 00 00 00 00 00 03\n"
+            "00000090  00 00 00 00 00 00 00 02 00 14 00 01 00 00 00 05\n"
+            "000000a0  00 00 00 01 00 00 00 00 00 00 00 00 00 00 00 00\n");
 }
 
 }  // namespace

@@ -81,6 +81,9 @@ class Methods(DaemonCase):
             ('bdev_null_resize', {'name': 'n0', 'new_size': 2}, True),
             ('bdev_aio_create', {'name': 'a0', 'filename': image, 'block_size': 512}, 'a0'),
             ('bdev_aio_rescan', {'name': 'a0'}, True),
+            ('bdev_wait_for_examine', {}, True),
+            ('notify_get_types', {}, lambda r: 'bdev_register' in r),
+            ('notify_get_notifications', {'max': 1}, lambda r: set(r[0]) == {'id', 'type', 'ctx'}),
             ('bdev_get_bdevs', {}, lambda r: names(r) == ['a0', 'm0', 'n0']),
             ('bdev_get_iostat', {}, lambda r: names(r['bdevs']) == ['a0', 'm0', 'n0']),
             ('bdev_reset_iostat', {'name': 'm0', 'mode': 'maxmin'}, True),
@@ -105,6 +108,8 @@ class Methods(DaemonCase):
         tested |= {'bdev_uring_create', 'bdev_uring_rescan', 'bdev_uring_delete'}
         # Needs a thread that may move: tested in test_threads.py.
         tested |= {'thread_set_cpumask'}
+        # Need a disk that holds a store: tested in test_lvol.py.
+        tested |= {name for name in self.call('rpc_get_methods') if name.startswith('bdev_lvol_')}
         # Need a back end: tested in test_virtio_disk.
         tested |= {'bdev_virtio_attach_controller', 'bdev_virtio_detach_controller'}
         self.assertEqual(tested, set(self.call('rpc_get_methods')), 'each method has its line in this test')

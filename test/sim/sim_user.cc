@@ -53,7 +53,7 @@ SimUser::SimUser(Context& context, Export& through, uint64_t number)
 
 Task<> SimUser::run() {
   BdevWorld& world = context_.world;
-  auto handle = world.manager.open(export_.front, true, *this, fmt::format("user {}", number_));
+  auto handle = world.manager.open(export_.front, BdevAccess::kWrite, *this, fmt::format("user {}", number_));
   if (!handle) {
     ended_ = true;
     co_return;

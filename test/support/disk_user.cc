@@ -45,7 +45,9 @@ TestIo::TestIo(IoType io_type, uint64_t offset, uint64_t length) : TestIo() {
 
 DiskUser::DiskUser(BdevWorld& world, std::string_view name, LwThread& thread, bool writable)
     : world_(world), thread_(thread) {
-  auto handle = world.hosts.on(world.app(), [&] { return world.manager.open(name, writable, *this, "the test"); });
+  auto handle = world.hosts.on(world.app(), [&] {
+    return world.manager.open(name, writable ? BdevAccess::kWrite : BdevAccess::kRead, *this, "the test");
+  });
   CHECK(handle.has_value());
   handle_ = std::move(*handle);
   auto channel = world.hosts.on(thread, [&] { return thread.get_channel(handle_->bdev()); });

@@ -35,7 +35,7 @@ class CoalescingTest : public testing::Test {
     auto made = std::make_unique<HeldBdev>("disk", 1 << 20, 512);
     disk_ = made.get();
     CHECK(bdevs_.add(std::move(made)).has_value());
-    handle_ = bdevs_.open("disk", true, events_, "test").value();
+    handle_ = bdevs_.open("disk", BdevAccess::kWrite, events_, "test").value();
     device_ = std::make_unique<vhost::BlkDevice>("disk", *disk_, false);
     vhost::MemoryMap map;
     const UniqueFd fd(::dup(memory_.fd()));

@@ -54,7 +54,7 @@ class Ring {
                     ? create_null_bdev({.name = "disk", .num_blocks = kDiskBytes / 512, .block_size_bytes = 512})
                     : create_malloc_bdev({.name = "disk", .num_blocks = kDiskBytes / 512, .block_size_bytes = 512});
     Bdev& added = *bdevs_.add(std::move(bdev.value())).value();
-    handle_ = bdevs_.open("disk", true, events_, "benchmark").value();
+    handle_ = bdevs_.open("disk", BdevAccess::kWrite, events_, "benchmark").value();
     device_ = std::make_unique<BlkDevice>("disk", added, false);
     LwThread& thread = hosts_.home();
     hosts_.on(thread, [&] {

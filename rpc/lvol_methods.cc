@@ -1,0 +1,521 @@
+// bdev_lvol_*: logical volume stores and their volumes. bdev_wait_for_examine: until stores have been found.
+#include <fmt/format.h>
+
+#include "lib/bdev/bdev_manager.h"
+#include "lib/bdev/malloc/malloc_bdev.h"
+#include "lib/lvol/stores.h"
+#include "rpc/bdev_json.h"
+#include "rpc/methods.h"
+
+namespace sluice::rpc {
+namespace {
+
+enum class FullPolicy : uint8_t { kFail, kHold };
+
+}  // namespace
+
+template <>
+struct EnumNames<FullPolicy> {
+  static constexpr std::string_view kList[] = {"fail", "hold"};
+  static constexpr std::span<const std::string_view> kNames = kList;
+};
+
+namespace {
+
+// Which store: by name or by uuid.
+struct WhichStore {
+  std::optional<std::string> uuid;
+  std::optional<std::string> lvs_name;
+};
+
+struct CreateStore {
+  std::string bdev_name;
+  std::string lvs_name;
+  uint32_t cluster_sz = static_cast<uint32_t>(lvol::kDefaultClusterBytes);
+  std::string clear_method;
+  uint32_t num_md_pages_per_cluster_ratio = 0;
+  uint32_t md_page_size = 0;
+};
+
+struct RenameStore {
+  std::string old_name;
+  std::string new_name;
+};
+
+struct SetFullPolicy : WhichStore {
+  FullPolicy policy = FullPolicy::kFail;
+};
+
+struct Create : WhichStore {
+  std::string lvol_name;
+  std::optional<uint64_t> size_in_mib;
+  std::optional<uint64_t> size;
+  bool thin_provision = false;
+  std::string clear_method;
+};
+
+struct Snapshot {
+  std::string lvol_name;
+  std::string snapshot_name;
+};
+
+struct Clone {
+  std::string snapshot_name;
+  std::string clone_name;
+};
+
+struct CloneBdev {
+  std::string bdev;
+  std::string lvs_name;
+  std::string clone_name;
+};
+
+struct Rename {
+  std::string old_name;
+  std::string new_name;
+};
+
+struct Resize {
+  std::string name;
+  std::optional<uint64_t> size_in_mib;
+  std::optional<uint64_t> size;
+};
+
+struct Which {
+  std::string name;
+};
+
+struct GetVolumes {
+  std::optional<std::string> lvs_uuid;
+  std::optional<std::string> lvs_name;
+};
+
+struct GetUsage : WhichStore {
+  std::optional<std::string> name;
+};
+
+std::string volume_subject(std::string_view name) { return fmt::format("logical volume '{}'", name); }
+std::string store_subject(std::string_view name) { return fmt::format("logical volume store '{}'", name); }
+
+// The one of the two that is given.
+std::expected<std::string, RpcError> chosen(const std::optional<std::string>& name,
+                                            const std::optional<std::string>& uuid) {
+  if (name.has_value() == uuid.has_value()) {
+    return fail_rpc(EINVAL, "a store is needed, by its name or by its uuid: give one of the two");
+  }
+  return name ? *name : *uuid;
+}
+std::expected<std::string, RpcError> chosen(const WhichStore& which) { return chosen(which.lvs_name, which.uuid); }
+
+// A size in bytes or in MiB.
+std::expected<uint64_t, RpcError> chosen_size(const std::optional<uint64_t>& bytes,
+                                              const std::optional<uint64_t>& mib) {
+  if (bytes.has_value() == mib.has_value()) {
+    return fail_rpc(EINVAL, "a size is needed, as size_in_mib or, in bytes, as size: give one of the two");
+  }
+  if (mib && *mib > UINT64_MAX >> 20) return fail_rpc(EINVAL, fmt::format("{} MiB are too many", *mib));
+  return bytes ? *bytes : *mib << 20;
+}
+
+// Who keeps these devices in use: "'lvs/a' by vhost controller vm0".
+std::string users_of(const BdevManager& bdevs, const std::vector<Bdev*>& devices) {
+  std::string text;
+  for (const Bdev* bdev : devices) {
+    const std::string_view name = bdev->aliases().empty() ? bdev->name() : bdev->aliases().front();
+    for (const BdevHandle* handle : bdevs.users(*bdev)) {
+      text += fmt::format("{}'{}' by {}", text.empty() ? "" : ", ", name, handle->user());
+    }
+  }
+  return text;
+}
+
+RpcResult answer(const Result<>& result, std::string_view subject) {
+  if (!result) return fail_rpc(result.error(), subject);
+  return true;
+}
+
+RpcResult answer(const Result<Uuid>& made, std::string_view subject) {
+  if (!made) return fail_rpc(made.error(), subject);
+  return made->to_string();
+}
+
+// --- Stores ---
+
+Task<RpcResult> create_store(RpcContext& context, CreateStore params) {
+  const auto made = co_await context.stores.create_store(
+      params.bdev_name, {.name = params.lvs_name, .cluster_bytes = params.cluster_sz, .uuid = {}});
+  std::string subject = fmt::format("logical volume store '{}' on bdev '{}'", params.lvs_name, params.bdev_name);
+  if (!made && made.error().code == EBUSY) {
+    if (Bdev* bdev = context.bdevs.find(params.bdev_name)) {
+      subject += fmt::format(" (in use: {})", users_of(context.bdevs, {bdev}));
+    }
+  }
+  co_return answer(made, subject);
+}
+
+Task<RpcResult> delete_store(RpcContext& context, WhichStore params) {
+  const auto store = chosen(params);
+  if (!store) co_return std::unexpected(store.error());
+  const std::string users = users_of(context.bdevs, context.stores.bdevs_of_store(*store));
+  const Result<> deleted = co_await context.stores.delete_store(*store);
+  if (!deleted && deleted.error().code == EBUSY) {
+    co_return fail_rpc(
+        EBUSY, fmt::format("{} has volumes in use: {}; delete their users first", store_subject(*store), users));
+  }
+  co_return answer(deleted, store_subject(*store));
+}
+
+Json::Value to_json(const lvol::StoreInfo& store) {
+  Json::Value json(Json::objectValue);
+  json["uuid"] = store.uuid.to_string();
+  json["name"] = store.name;
+  json["base_bdev"] = store.base_bdev;
+  json["total_data_clusters"] = store.usage.total_clusters;
+  json["free_clusters"] = store.usage.free_clusters;
+  json["cluster_size"] = store.cluster_bytes;
+  json["block_size"] = store.block_bytes;
+  json["max_growable_size"] = store.cluster_bytes * UINT32_MAX;
+  json["enospc_policy"] = store.hold_when_full ? "hold" : "fail";
+  json["damage"] = store.damage.empty() ? Json::Value() : Json::Value(store.damage);
+  return json;
+}
+
+Task<RpcResult> get_stores(RpcContext& context, WhichStore params) {
+  Json::Value list(Json::arrayValue);
+  if (!params.lvs_name && !params.uuid) {
+    for (const lvol::StoreInfo& store : co_await context.stores.stores()) list.append(to_json(store));
+    co_return list;
+  }
+  const auto name = chosen(params);
+  if (!name) co_return std::unexpected(name.error());
+  const auto store = co_await context.stores.store(*name);
+  if (!store) co_return fail_rpc(store.error(), store_subject(*name));
+  list.append(to_json(*store));
+  co_return list;
+}
+
+Task<RpcResult> rename_store(RpcContext& context, RenameStore params) {
+  const Result<> renamed = co_await context.stores.rename_store(params.old_name, params.new_name);
+  co_return answer(renamed, fmt::format("{}, to be renamed to '{}'", store_subject(params.old_name), params.new_name));
+}
+
+Task<RpcResult> grow_store(RpcContext& context, WhichStore params) {
+  const auto store = chosen(params);
+  if (!store) co_return std::unexpected(store.error());
+  co_return answer(co_await context.stores.grow_store(*store), store_subject(*store));
+}
+
+Task<RpcResult> set_full_policy(RpcContext& context, SetFullPolicy params) {
+  const auto store = chosen(params);
+  if (!store) co_return std::unexpected(store.error());
+  const Result<> set = co_await context.stores.set_hold_when_full(*store, params.policy == FullPolicy::kHold);
+  co_return answer(set, store_subject(*store));
+}
+
+// --- Volumes ---
+
+Task<RpcResult> create(RpcContext& context, Create params) {
+  const auto store = chosen(params);
+  if (!store) co_return std::unexpected(store.error());
+  const auto size_bytes = chosen_size(params.size, params.size_in_mib);
+  if (!size_bytes) co_return std::unexpected(size_bytes.error());
+  const auto made = co_await context.stores.create(
+      *store, {.name = params.lvol_name, .size_bytes = *size_bytes, .thin = params.thin_provision});
+  co_return answer(made, fmt::format("{} in store '{}'", volume_subject(params.lvol_name), *store));
+}
+
+Task<RpcResult> snapshot(RpcContext& context, Snapshot params) {
+  const auto made = co_await context.stores.snapshot(params.lvol_name, params.snapshot_name);
+  co_return answer(made, fmt::format("snapshot '{}' of {}", params.snapshot_name, volume_subject(params.lvol_name)));
+}
+
+Task<RpcResult> clone(RpcContext& context, Clone params) {
+  const auto made = co_await context.stores.clone(params.snapshot_name, params.clone_name);
+  co_return answer(made, fmt::format("clone '{}' of {}", params.clone_name, volume_subject(params.snapshot_name)));
+}
+
+Task<RpcResult> clone_bdev(RpcContext& context, CloneBdev params) {
+  const auto made = co_await context.stores.clone_bdev(params.bdev, params.lvs_name, params.clone_name);
+  std::string subject =
+      fmt::format("clone '{}' in store '{}' of bdev '{}'", params.clone_name, params.lvs_name, params.bdev);
+  if (!made && made.error().code == EBUSY) {
+    if (Bdev* bdev = context.bdevs.find(params.bdev)) {
+      subject += fmt::format(" (in use: {})", users_of(context.bdevs, {bdev}));
+    }
+  }
+  co_return answer(made, subject);
+}
+
+Task<RpcResult> rename(RpcContext& context, Rename params) {
+  const Result<> renamed = co_await context.stores.rename(params.old_name, params.new_name);
+  co_return answer(renamed, fmt::format("{}, to be renamed to '{}'", volume_subject(params.old_name), params.new_name));
+}
+
+Task<RpcResult> resize(RpcContext& context, Resize params) {
+  const auto size_bytes = chosen_size(params.size, params.size_in_mib);
+  if (!size_bytes) co_return std::unexpected(size_bytes.error());
+  co_return answer(co_await context.stores.resize(params.name, *size_bytes), volume_subject(params.name));
+}
+
+Task<RpcResult> set_readonly(RpcContext& context, Which params) {
+  co_return answer(co_await context.stores.set_readonly(params.name), volume_subject(params.name));
+}
+
+Task<RpcResult> remove(RpcContext& context, Which params) {
+  std::string users;
+  if (Bdev* bdev = context.stores.bdev_of_volume(params.name)) users = users_of(context.bdevs, {bdev});
+  const Result<> removed = co_await context.stores.remove(params.name);
+  if (!removed && removed.error().code == EBUSY && !users.empty()) {
+    co_return fail_rpc(EBUSY, fmt::format("logical volume in use: {}; delete that first", users));
+  }
+  co_return answer(removed, volume_subject(params.name));
+}
+
+bool is_external_clone(const lvol::VolumeInfo& volume) {
+  return volume.parent.empty() && !volume.record.external_origin.empty();
+}
+
+Json::Value to_json(const lvol::VolumeInfo& volume) {
+  const lvol::VolumeRecord& record = volume.record;
+  Json::Value json(Json::objectValue);
+  json["alias"] = volume.alias();
+  json["uuid"] = record.uuid.to_string();
+  json["name"] = record.name;
+  json["is_thin_provisioned"] = record.thin;
+  json["is_snapshot"] = record.snapshot;
+  json["is_clone"] = !volume.parent.empty();
+  json["is_esnap_clone"] = is_external_clone(volume);
+  json["is_degraded"] = !volume.offered;
+  json["num_allocated_clusters"] = volume.usage.allocated;
+  json["lvs"]["name"] = volume.store_name;
+  json["lvs"]["uuid"] = volume.store_uuid.to_string();
+  return json;
+}
+
+Task<RpcResult> get_volumes(RpcContext& context, GetVolumes params) {
+  std::optional<std::string> store;
+  if (params.lvs_name || params.lvs_uuid) {
+    const auto name = chosen(params.lvs_name, params.lvs_uuid);
+    if (!name) co_return std::unexpected(name.error());
+    store = *name;
+  }
+  const auto volumes = co_await context.stores.volumes(store);
+  if (!volumes) co_return fail_rpc(volumes.error(), store_subject(*store));
+  Json::Value list(Json::arrayValue);
+  for (const lvol::VolumeInfo& volume : *volumes) list.append(to_json(volume));
+  co_return list;
+}
+
+Task<RpcResult> get_usage(RpcContext& context, GetUsage params) {
+  Json::Value json(Json::objectValue);
+  if (params.name) {
+    if (params.lvs_name || params.uuid) co_return fail_rpc(EINVAL, "give a volume or a store, not both");
+    const auto volume = co_await context.stores.volume(*params.name);
+    if (!volume) co_return fail_rpc(volume.error(), volume_subject(*params.name));
+    const auto put = [&](const std::string& what, uint64_t clusters) {
+      json[what + "_clusters"] = clusters;
+      json[what + "_bytes"] = clusters * volume->cluster_bytes;
+    };
+    put("allocated", volume->usage.allocated);
+    put("exclusive", volume->usage.exclusive);
+    put("shared", volume->usage.shared());
+    json["cluster_size"] = volume->cluster_bytes;
+    co_return json;
+  }
+  const auto name = chosen(params);
+  if (!name) co_return std::unexpected(name.error());
+  const auto store = co_await context.stores.store(*name);
+  if (!store) co_return fail_rpc(store.error(), store_subject(*name));
+  const lvol::StoreUsage& usage = store->usage;
+  json["total_clusters"] = usage.total_clusters;
+  json["free_clusters"] = usage.free_clusters;
+  json["free_bytes"] = usage.free_clusters * store->cluster_bytes;
+  json["metadata_clusters"] = usage.metadata_clusters;
+  json["map_pages"] = usage.map_pages;
+  json["waiting_writes"] = usage.waiting_writes;
+  json["write_holds"]["count"] = usage.holds;
+  json["write_holds"]["p99_us"] = static_cast<double>(usage.holds_p99_ns) / 1000;
+  json["write_holds"]["max_us"] = static_cast<double>(usage.holds_max_ns) / 1000;
+  json["cluster_size"] = store->cluster_bytes;
+  co_return json;
+}
+
+Task<RpcResult> wait_for_examine(RpcContext& context, NoParams) {
+  co_await context.stores.wait_for_examine();
+  co_return true;
+}
+
+Json::Value make_call(const char* method) {
+  Json::Value call(Json::objectValue);
+  call["method"] = method;
+  call["params"] = Json::Value(Json::objectValue);
+  return call;
+}
+
+template <typename P>
+void add_store_fields(std::vector<Field<P>>& fields) {
+  fields.push_back(
+      optional("lvs_name", static_cast<std::optional<std::string> P::*>(&WhichStore::lvs_name), "the store, by name"));
+  fields.push_back(
+      optional("uuid", static_cast<std::optional<std::string> P::*>(&WhichStore::uuid), "or the store, by uuid"));
+}
+
+template <typename P>
+std::vector<Field<P>> store_fields(std::vector<Field<P>> fields = {}) {
+  add_store_fields(fields);
+  return fields;
+}
+
+constexpr ResultInfo kStoreUuid{"string", "the store's uuid"};
+constexpr ResultInfo kVolumeUuid{"string", "the new volume's uuid, which is the name of its bdev"};
+constexpr const char* kNoEffect = "accepted for compatibility; no effect";
+constexpr const char* kWhichVolume = "the volume: store/volume, or its uuid";
+
+void add_store_methods(MethodTable& table, RpcContext& context) {
+  table.add(make_method<CreateStore>(
+      {"bdev_lvol_create_lvstore", "Makes a store for logical volumes of a bdev; what is on it is lost.", kStoreUuid},
+      {required("bdev_name", &CreateStore::bdev_name, "the bdev, which nobody else may be writing to"),
+       required("lvs_name", &CreateStore::lvs_name, "its name, without a slash"),
+       optional("cluster_sz", &CreateStore::cluster_sz,
+                "unit of allocation in bytes: a power of two, 65536 to 16777216"),
+       optional("clear_method", &CreateStore::clear_method, kNoEffect),
+       optional("num_md_pages_per_cluster_ratio", &CreateStore::num_md_pages_per_cluster_ratio, kNoEffect),
+       optional("md_page_size", &CreateStore::md_page_size, kNoEffect)},
+      bind_context(context, create_store)));
+  table.add(make_method<WhichStore>(
+      {"bdev_lvol_delete_lvstore", "Deletes a store and all its volumes, none of which may be in use.", kTrue},
+      store_fields<WhichStore>(), bind_context(context, delete_store)));
+  table.add(make_method<WhichStore>(
+      {"bdev_lvol_get_lvstores",
+       "Lists the stores, or one of them.",
+       {"array",
+        "{uuid, name, base_bdev, total_data_clusters, free_clusters, cluster_size, block_size, max_growable_size, "
+        "enospc_policy, damage: null, or why the store can only be read}"}},
+      store_fields<WhichStore>(), bind_context(context, get_stores)));
+  table.add(make_method<RenameStore>({"bdev_lvol_rename_lvstore", "Renames a store.", kTrue},
+                                     {required("old_name", &RenameStore::old_name, "its name or uuid"),
+                                      required("new_name", &RenameStore::new_name, "its new name")},
+                                     bind_context(context, rename_store)));
+  table.add(make_method<WhichStore>(
+      {"bdev_lvol_grow_lvstore", "Lets a store use all of its bdev, which has become larger.", kTrue},
+      store_fields<WhichStore>(), bind_context(context, grow_store)));
+  table.add(make_method<SetFullPolicy>(
+      {"bdev_lvol_set_enospc_policy", "Says what becomes of a write that needs a cluster when none is free.", kTrue},
+      store_fields<SetFullPolicy>({required("policy", &SetFullPolicy::policy,
+                                            "fail: it fails with \"no space\"; hold: it waits until there is one")}),
+      bind_context(context, set_full_policy)));
+  table.add(make_method<NoParams>(
+      {"bdev_wait_for_examine", "Returns once every bdev added so far has been searched for a store.", kTrue}, {},
+      bind_context(context, wait_for_examine)));
+}
+
+void add_volume_methods(MethodTable& table, RpcContext& context) {
+  table.add(make_method<Create>(
+      {"bdev_lvol_create", "Makes a logical volume.", kVolumeUuid},
+      store_fields<Create>(
+          {required("lvol_name", &Create::lvol_name, "its name in the store, without a slash"),
+           optional("size_in_mib", &Create::size_in_mib, "MiB; rounded up to clusters"),
+           optional("size", &Create::size, "or bytes; rounded up to clusters"),
+           optional("thin_provision", &Create::thin_provision, "take clusters only when they are written"),
+           optional("clear_method", &Create::clear_method,
+                    "accepted for compatibility; no effect: what was not written reads as zeroes")}),
+      bind_context(context, create)));
+  table.add(
+      make_method<Snapshot>({"bdev_lvol_snapshot", "Makes a read-only volume of what a volume is now.", kVolumeUuid},
+                            {required("lvol_name", &Snapshot::lvol_name, kWhichVolume),
+                             required("snapshot_name", &Snapshot::snapshot_name, "the snapshot's name in the store")},
+                            bind_context(context, snapshot)));
+  table.add(make_method<Clone>(
+      {"bdev_lvol_clone", "Makes a volume that begins as what a snapshot, or another read-only volume, is.",
+       kVolumeUuid},
+      {required("snapshot_name", &Clone::snapshot_name, "the snapshot: store/volume, or its uuid"),
+       required("clone_name", &Clone::clone_name, "the clone's name in the store")},
+      bind_context(context, clone)));
+  table.add(make_method<CloneBdev>(
+      {"bdev_lvol_clone_bdev",
+       "Makes a volume that begins as what a bdev holds, to which nobody may write as long as the volume exists.",
+       kVolumeUuid},
+      {required("bdev", &CloneBdev::bdev, "name, alias or uuid; it is found again by its name"),
+       required("lvs_name", &CloneBdev::lvs_name, "the store, by name or uuid"),
+       required("clone_name", &CloneBdev::clone_name, "the clone's name in the store")},
+      bind_context(context, clone_bdev)));
+  table.add(make_method<Rename>({"bdev_lvol_rename", "Renames a volume.", kTrue},
+                                {required("old_name", &Rename::old_name, kWhichVolume),
+                                 required("new_name", &Rename::new_name, "its new name in the store")},
+                                bind_context(context, rename)));
+  table.add(
+      make_method<Resize>({"bdev_lvol_resize", "Makes a volume larger or smaller; what is cut off is lost.", kTrue},
+                          {required("name", &Resize::name, kWhichVolume),
+                           optional("size_in_mib", &Resize::size_in_mib, "MiB; rounded up to clusters"),
+                           optional("size", &Resize::size, "or bytes; rounded up to clusters")},
+                          bind_context(context, resize)));
+  table.add(make_method<Which>(
+      {"bdev_lvol_set_read_only", "Makes a volume read-only for good; writes of those who have it open fail.", kTrue},
+      {required("name", &Which::name, kWhichVolume)}, bind_context(context, set_readonly)));
+  table.add(
+      make_method<Which>({"bdev_lvol_delete", "Deletes a volume or snapshot that is not in use, in any order.", kTrue},
+                         {required("name", &Which::name, kWhichVolume)}, bind_context(context, remove)));
+  table.add(make_method<GetVolumes>({"bdev_lvol_get_lvols",
+                                     "Lists the volumes, of one store or of all.",
+                                     {"array",
+                                      "{alias, uuid, name, is_thin_provisioned, is_snapshot, is_clone, is_esnap_clone, "
+                                      "is_degraded: there is no bdev of "
+                                      "it, num_allocated_clusters: with shared ones, lvs: {name, uuid}}"}},
+                                    {optional("lvs_name", &GetVolumes::lvs_name, "the store, by name"),
+                                     optional("lvs_uuid", &GetVolumes::lvs_uuid, "or the store, by uuid")},
+                                    bind_context(context, get_volumes)));
+  table.add(make_method<GetUsage>(
+      {"bdev_lvol_get_usage",
+       "Tells what of a store is used, or what a volume uses of it.",
+       {"object",
+        "of a volume: allocated_clusters, exclusive_clusters: its alone, shared_clusters, each also as _bytes, "
+        "cluster_size; of a store: total_clusters, free_clusters, free_bytes, metadata_clusters, map_pages, "
+        "waiting_writes, write_holds: {count, p99_us, max_us} (how long snapshots made writes of a volume wait), "
+        "cluster_size"}},
+      store_fields<GetUsage>({optional("name", &GetUsage::name, kWhichVolume)}), bind_context(context, get_usage)));
+}
+
+}  // namespace
+
+void describe_volume(const lvol::VolumeInfo& volume, Json::Value& driver_specific) {
+  Json::Value& json = driver_specific["lvol"];
+  json["lvol_store_uuid"] = volume.store_uuid.to_string();
+  json["base_bdev"] = volume.base_bdev;
+  json["thin_provision"] = volume.record.thin;
+  json["num_allocated_clusters"] = volume.usage.allocated;
+  json["snapshot"] = volume.record.snapshot;
+  json["clone"] = !volume.parent.empty();
+  if (!volume.parent.empty()) json["base_snapshot"] = volume.parent;
+  if (volume.record.snapshot) {
+    json["clones"] = Json::Value(Json::arrayValue);
+    for (const std::string& clone : volume.clones) json["clones"].append(clone);
+  }
+  json["esnap_clone"] = is_external_clone(volume);
+  if (is_external_clone(volume)) json["external_snapshot_name"] = volume.record.external_origin;
+}
+
+Task<Json::Value> lvol_config(RpcContext& context) {
+  const std::vector<lvol::StoreInfo> stores = co_await context.stores.stores();
+  Json::Value calls(Json::arrayValue);
+  if (stores.empty()) co_return calls;
+  calls.append(make_call("bdev_wait_for_examine"));
+  for (const lvol::StoreInfo& store : stores) {
+    const Bdev* base = context.bdevs.find(store.base_bdev);
+    // What was in memory is not there any more when this is loaded.
+    const bool lasts = base != nullptr && base->product_name() != std::string_view(kMallocProductName);
+    if (!store.hold_when_full || !lasts) continue;
+    Json::Value call = make_call("bdev_lvol_set_enospc_policy");
+    call["params"]["uuid"] = store.uuid.to_string();
+    call["params"]["policy"] = "hold";
+    calls.append(std::move(call));
+  }
+  co_return calls;
+}
+
+void add_lvol_methods(MethodTable& table, RpcContext& context) {
+  add_store_methods(table, context);
+  add_volume_methods(table, context);
+  add_lvol_copy_methods(table, context);
+}
+
+}  // namespace sluice::rpc
