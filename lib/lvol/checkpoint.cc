@@ -14,20 +14,11 @@ constexpr uint32_t kStepPages = 32;
 
 uint64_t pages_for(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes; }
 
-// What the volume's record may take in the table, at most: names and xattrs have their limits.
-uint64_t table_bytes_of(const VolumeRecord& record) {
-  uint64_t bytes = 256 + record.name.size() + record.external_origin.size();
-  for (const auto& [key, value] : record.xattrs) bytes += key.size() + value.size() + 16;
-  return bytes;
-}
-
 }  // namespace
 
-uint64_t Checkpoint::pages_needed() const {
-  uint64_t table_bytes = 0;
-  for (const auto& [id, volume] : volumes_.all()) table_bytes += table_bytes_of(*volume->record);
-  const uint64_t table_pages = pages_for(table_bytes);
-  return maps_.unplaced_pages() + table_pages + table_pages / kRefsPerPage + 2;
+uint64_t Checkpoint::table_pages() const {
+  const uint64_t pages = pages_for(volumes_.record_bytes());
+  return pages + pages / kRefsPerPage + 2;
 }
 
 Task<Result<>> Checkpoint::run(Journal& journal, std::string name, Geometry geometry) {

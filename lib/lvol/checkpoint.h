@@ -28,9 +28,12 @@ class Checkpoint {
 
   // Where the volume table of the newest superblock is (the loader has found it there).
   void set_table_places(std::vector<PageNumber> places) { table_places_ = std::move(places); }
+  const std::vector<PageNumber>& table_places() const { return table_places_; }
 
   // Pages that run() would need now: an upper bound.
-  uint64_t pages_needed() const;
+  uint64_t pages_needed() const { return maps_.unplaced_pages() + table_pages(); }
+  // The same if everything that there is changed.
+  uint64_t pages_at_most() const { return maps_.pages() + table_pages(); }
 
   // `name` and `geometry`: the store's, now. Errors: ENOSPC: there are not enough places for the pages. After any
   // error what is on disk is as before, but nothing more may be written: look at pages_needed() first.
@@ -42,6 +45,7 @@ class Checkpoint {
     MapPage* root;
   };
 
+  uint64_t table_pages() const;
   Task<Result<>> write_map(MapPage& root);
   Task<Result<>> write_page(MapPage& page);
   Task<Result<>> write_table(const std::vector<Frozen>& volumes, Superblock& next);

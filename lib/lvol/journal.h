@@ -42,9 +42,9 @@ class Journal {
   // Whether one more change of a map may be appended: more pages of the ring are free than its reserve, which is a
   // sixteenth of them, but 4 at least.
   bool has_room() const { return free_pages() > reserve_pages_; }
-  // Whether any record may be appended: a page is free. For the volume list's own changes; the reserve lets some of
-  // them through, each with a commit of its own, while a checkpoint makes room.
-  bool has_reserve() const { return free_pages() > 0; }
+  // Whether so many records, of any kind, may be appended: as many pages are free. For the volume list's own changes;
+  // the reserve lets some of them through, each with a commit of its own, while a checkpoint makes room.
+  bool has_reserve(uint32_t records = 1) const { return free_pages() >= records; }
   // Of the ring's pages, in percent: written or waiting.
   uint32_t used_percent() const;
 

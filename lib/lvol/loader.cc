@@ -191,6 +191,8 @@ Task<Result<Superblock>> read_superblock(MetaIo& io, uint64_t base_bytes) {
   auto buffer = IoBuffer::allocate(kSuperblockSlots * kPageBytes);
   if (!buffer) co_return std::unexpected(buffer.error());
   if (base_bytes < kSuperblockSlots * kPageBytes) co_return fail(ENODATA, "there is no store on this device");
+  // A device that stores nothing may leave the buffer as it is: with a superblock that was read before, perhaps.
+  std::ranges::fill(buffer->bytes(), std::byte{0});
   if (auto read = co_await io.read(0, buffer->bytes()); !read) co_return std::unexpected(read.error());
   std::optional<Superblock> newest;
   Error worst{.code = ENODATA, .what = "there is no store on this device"};

@@ -86,6 +86,12 @@ bool PagePlaces::take(PageNumber page) {
   return true;
 }
 
+bool PagePlaces::in_use(PageNumber page) const {
+  const auto found = used_.find(static_cast<ClusterIndex>(page / places_per_cluster_));
+  const uint64_t place = page % places_per_cluster_;
+  return found != used_.end() && (found->second.bits[place / 64] >> (place % 64) & 1) != 0;
+}
+
 void PagePlaces::leave(PageNumber page) { left_.push_back(page); }
 
 void PagePlaces::give_back(PageNumber page) {

@@ -47,6 +47,10 @@ class PagePlaces {
   // Free places in clusters that are taken already.
   uint64_t spare() const { return spare_; }
   uint32_t clusters() const { return static_cast<uint32_t>(used_.size()); }
+  // Places in use, and how many of these were left and wait for a checkpoint.
+  uint64_t used() const { return used_.size() * places_per_cluster_ - spare_; }
+  uint64_t left() const { return left_.size() + left_before_.size() + freeing_.size(); }
+  bool in_use(PageNumber page) const;
 
  private:
   // Which places of a cluster are in use.

@@ -33,26 +33,29 @@ Task<Result<>> Store::set_parent(VolumeId id, VolumeId parent, std::string exter
     }
     if (of->busy) co_return sluice::fail(EBUSY, "another operation on the parent is under way");
     external_origin = of->record->external_origin;
-    of->busy = true;
   }
-  VolumeRecord record = *volume.record;
-  record.parent = parent;
-  record.external_origin = std::move(external_origin);
-  record.thin = true;
-  volume.busy = true;
-  Result<> result;
-  if (!fits(PutVolumeRecord{.volume = record, .map_of = kNoVolume})) {
-    result = sluice::fail(EINVAL, "names and attributes of the volume are too long");
-  } else {
-    co_await arbiter_->hold(volume);
-    // Clusters that a deleted snapshot still counts for are the volume's own in a moment.
-    co_await settle();
-    result = co_await change_parent(volume, of);
-    arbiter_->release(volume);
-    if (result) result = co_await put(std::move(record));
+  // All three stay as they are meanwhile.
+  Volume* before = volumes_.find(volume.record->parent);
+  if (before == of) before = nullptr;
+  if (before != nullptr && before->busy) co_return sluice::fail(EBUSY, "another operation on the parent is under way");
+  for (Volume* one : {before, of, &volume}) {
+    if (one != nullptr) one->busy = true;
   }
-  volume.busy = false;
-  if (of != nullptr) of->busy = false;
+  co_await arbiter_->hold(volume);
+  // Clusters that a deleted snapshot still counts for are the volume's own in a moment.
+  co_await settle();
+  Result<> result = co_await change_parent(volume, of);
+  arbiter_->release(volume);
+  if (result) {
+    result = co_await alter(id, [&](VolumeRecord& record) {
+      record.parent = parent;
+      record.external_origin = external_origin;
+      record.thin = true;
+    });
+  }
+  for (Volume* one : {before, of, &volume}) {
+    if (one != nullptr) one->busy = false;
+  }
   co_return result;
 }
 
@@ -72,8 +75,7 @@ Task<Result<>> Store::change_parent(Volume& volume, const Volume* parent) {
     auto merged = co_await put_on(own_part(entry, of_before), of_parent);
     if (!merged) co_return std::unexpected(merged.error());
     if (*merged != entry) {
-      co_await make_room();
-      if (!damage_.empty()) co_return sluice::fail(EIO, "metadata could not be written");
+      if (auto room = co_await make_room(); !room) co_return room;
       change(SetEntryRecord{.volume = volume.id(), .index = static_cast<uint32_t>(index), .entry = *merged});
     }
     if (++step % kStep == 0) co_await next_turn();

@@ -21,8 +21,8 @@ constexpr uint32_t kCheckpointPercent = 50;
 constexpr uint64_t kSettleAgainNs = 2 * kNsPerMs;
 constexpr uint32_t kSettleStep = 256;
 constexpr uint32_t kAllocateStep = 256;
-// Pages of metadata that may become necessary between two looks at reserve().
-constexpr uint64_t kSlackPages = 128;
+// A snapshot changes two volumes.
+constexpr uint32_t kRecordsAtOnce = 2;
 
 constexpr uint32_t kMinJournalPages = 64;
 constexpr uint32_t kMaxJournalPages = 8192;
@@ -155,10 +155,11 @@ Task<Result<std::unique_ptr<Store>>> Store::load(LwThread& thread, BdevChannel& 
                            .on_starved =
                                [self] {
                                  self->starved_ = true;
-                                 self->wake();
+                                 // What waits on after a look at it waits for something else to happen.
+                                 if (!self->resuming_) self->wake();
                                },
                            .on_no_space = [self](bool waits) { self->events_.on_no_space(waits); }});
-  self->arbiter_->set_reserve([self] { return self->reserve(); });
+  self->arbiter_->set_reserve([self](uint64_t pages) { return self->reserve(pages); });
   if (!self->damage_.empty()) self->arbiter_->fail_all(IoStatus::kReadOnly);
   std::ignore = self->gate_.spawn(self->keep());
   co_return store;
@@ -232,7 +233,7 @@ void Store::wake() { wake_.set(); }
 
 Task<> Store::keep() {
   while (!closing_) {
-    if (std::exchange(commit_due_, false) || starved_) {
+    if ((std::exchange(commit_due_, false) || starved_) && damage_.empty()) {
       commit_timer_.cancel();
       if (journal_->dirty()) std::ignore = co_await commit();
     }
@@ -248,13 +249,16 @@ Task<> Store::keep() {
     } while (more && !closing_);
     if (starved_ || arbiter_->waiting_for_space() > 0) {
       starved_ = false;
+      resuming_ = true;
       arbiter_->resume();
+      resuming_ = false;
+      if (starved_ && journal_->dirty() && damage_.empty()) continue;
     }
     const bool unsettled = clusters_.in_quarantine() > 0 || !maps_.settled();
-    if (unsettled && !journal_->dirty() && !settle_timer_.armed()) {
+    if ((starved_ || (unsettled && !journal_->dirty())) && !settle_timer_.armed()) {
       settle_timer_.arm_at(thread_, thread_.now_ns() + kSettleAgainNs);
     }
-    if (!closing_ && !commit_due_ && !starved_) co_await wake_.wait();
+    if (!closing_ && !commit_due_) co_await wake_.wait();
   }
 }
 
@@ -265,11 +269,19 @@ bool Store::settle_step() {
 }
 
 Task<> Store::settle() {
-  std::ignore = co_await commit();
-  while (clusters_.in_quarantine() > 0 || !maps_.settled()) {
+  for (;;) {
+    // What cannot become durable never settles.
+    if (journal_->dirty() && !(co_await commit())) co_return;
     while (settle_step()) co_await next_turn();
+    if (clusters_.in_quarantine() == 0 && maps_.settled()) co_return;
     co_await next_turn();
   }
+}
+
+Task<Result<>> Store::commit() {
+  const Result<> done = co_await journal_->commit();
+  if (!done) fail(done.error());
+  co_return done;
 }
 
 void Store::fail(const Error& error) {
@@ -295,10 +307,16 @@ Task<Result<>> Store::checkpoint() {
   co_return done;
 }
 
-// Clusters to keep for the pages that the next checkpoint will write.
-uint64_t Store::reserve() const {
-  const uint64_t needed = checkpoint_.pages_needed() + kSlackPages;
-  const uint64_t missing = needed > places_.spare() ? needed - places_.spare() : 0;
+// Clusters to keep for the pages that checkpoints will write. That may be all there are: any of them may change without
+// a cluster being taken, and the journal must never be full without a way out.
+uint64_t Store::reserve(uint64_t more_pages) const {
+  const uint64_t all = checkpoint_.pages_at_most();
+  // The next checkpoint needs so many free places. The one after that, too: when the next one is complete, all pages
+  // have a place, and those that they had before are free.
+  const uint64_t taken = static_cast<uint64_t>(places_.clusters()) * geometry_.pages_per_cluster();
+  const uint64_t once = all + more_pages;
+  const uint64_t twice = 2 * all + more_pages;
+  const uint64_t missing = std::max(once - std::min(once, places_.spare()), twice - std::min(twice, taken));
   return (missing + geometry_.pages_per_cluster() - 1) / geometry_.pages_per_cluster();
 }
 
@@ -307,7 +325,10 @@ StoreUsage Store::usage() const {
           .free_clusters = static_cast<uint32_t>(clusters_.free() + clusters_.in_quarantine()),
           .metadata_clusters = places_.clusters(),
           .map_pages = maps_.pages(),
-          .waiting_writes = arbiter_->waiting_for_space()};
+          .waiting_writes = arbiter_->waiting_for_space(),
+          .holds = arbiter_->holds().count(),
+          .holds_p99_ns = arbiter_->holds().percentile(99),
+          .holds_max_ns = arbiter_->holds().max()};
 }
 
 // --- Operations ---
@@ -336,13 +357,22 @@ RecordNumber Store::change(const Record& record) {
   return by;
 }
 
-// Until the journal takes a record of the volume list.
-Task<> Store::make_room() {
-  while (damage_.empty() && !journal_->has_reserve()) {
+// Until the journal takes the records of one change of the volume list, which is to be made at once then: others may
+// take the room. Errors: EIO: it will never take anything any more.
+Task<Result<>> Store::make_room() {
+  while (damage_.empty() && !journal_->has_reserve(kRecordsAtOnce)) {
     starved_ = true;
     wake();
     co_await sleep_for(kNsPerMs);
   }
+  if (!damage_.empty()) co_return sluice::fail(EIO, "metadata could not be written");
+  co_return Result<>{};
+}
+
+// More volumes need more metadata, for which there must be room.
+Result<> Store::check_space() const {
+  if (!arbiter_->may_take()) return sluice::fail(ENOSPC, "the store has no room for more metadata");
+  return {};
 }
 
 Task<Result<VolumeId>> Store::create(CreateOptions options) {
@@ -351,44 +381,47 @@ Task<Result<VolumeId>> Store::create(CreateOptions options) {
   const uint64_t cluster = geometry_.cluster_bytes;
   const uint64_t clusters = options.size_bytes / cluster + (options.size_bytes % cluster != 0 ? 1 : 0);
   if (clusters == 0 || clusters > UINT32_MAX) co_return sluice::fail(EINVAL, "a volume has 1 to 2^32 - 1 clusters");
-  if (!options.thin && clusters + reserve() > clusters_.free()) {
+  if (!options.thin && clusters + reserve(clusters / kFanOut) > clusters_.free()) {
     co_return sluice::fail(ENOSPC, "the store has not so many free clusters");
   }
-  const VolumeRecord record{.id = volumes_.next_id(),
-                            .uuid = options.uuid.is_nil() ? Uuid::random() : options.uuid,
-                            .name = options.name,
-                            .size_bytes = clusters * cluster,
-                            .thin = options.thin,
-                            .snapshot = false,
-                            .readonly = false,
-                            .parent = kNoVolume,
-                            .external_origin = options.external_origin,
-                            .created_s = static_cast<uint64_t>(std::time(nullptr)),
-                            .xattrs = options.xattrs};
+  VolumeRecord record{.id = kNoVolume,
+                      .uuid = options.uuid.is_nil() ? Uuid::random() : options.uuid,
+                      .name = options.name,
+                      .size_bytes = clusters * cluster,
+                      .thin = options.thin,
+                      .snapshot = false,
+                      .readonly = false,
+                      .parent = kNoVolume,
+                      .external_origin = options.external_origin,
+                      .created_s = static_cast<uint64_t>(std::time(nullptr)),
+                      .xattrs = options.xattrs};
   if (!fits(PutVolumeRecord{.volume = record, .map_of = kNoVolume})) {
     co_return sluice::fail(EINVAL, "names and attributes of the volume are too long");
   }
-  const VolumeId id = record.id;
-  if (auto made = co_await put(record); !made) co_return std::unexpected(made.error());
-  if (!options.thin) {
-    Volume& volume = *volumes_.find(id);
-    volume.busy = true;
-    const Result<> allocated = co_await allocate_all(volume);
-    volume.busy = false;
-    if (!allocated) {
-      std::ignore = co_await remove(id);
-      co_return std::unexpected(allocated.error());
-    }
+  if (auto room = co_await make_room(); !room) co_return std::unexpected(room.error());
+  // Again: this has waited.
+  if (auto valid = check_name(options.name, nullptr); !valid) co_return std::unexpected(valid.error());
+  if (auto space = check_space(); !space) co_return std::unexpected(space.error());
+  const VolumeId id = record.id = volumes_.next_id();
+  change(PutVolumeRecord{.volume = std::move(record), .map_of = kNoVolume});
+  // Nobody else may find it before it is complete.
+  Volume& volume = *volumes_.find(id);
+  volume.busy = true;
+  Result<> made = co_await commit();
+  if (made && !options.thin) made = co_await allocate_all(volume);
+  volume.busy = false;
+  if (made) co_return id;
+  if (made.error().code == ENOSPC) {
+    if (auto removed = co_await remove(id); !removed) made = removed;
   }
-  co_return id;
+  co_return std::unexpected(made.error());
 }
 
 // Clusters one after the other, as far as the store has them so.
 Task<Result<>> Store::allocate_all(Volume& volume) {
   const auto clusters = static_cast<uint32_t>(volume.record->size_bytes / geometry_.cluster_bytes);
   for (uint32_t index = 0; index < clusters;) {
-    co_await make_room();
-    if (!damage_.empty()) co_return sluice::fail(EIO, "metadata could not be written");
+    if (auto room = co_await make_room(); !room) co_return room;
     uint32_t count = 0;
     ClusterIndex first = kNoCluster;
     while (count < kAllocateStep && index + count < clusters && arbiter_->may_take()) {
@@ -408,12 +441,17 @@ Task<Result<>> Store::allocate_all(Volume& volume) {
   co_return co_await commit();
 }
 
-Task<Result<>> Store::put(VolumeRecord record) {
-  co_await make_room();
-  if (!damage_.empty()) co_return sluice::fail(EIO, "metadata could not be written");
-  // Looked at again: this has waited.
-  if (auto valid = check_name(record.name, volumes_.find(record.id)); !valid) co_return valid;
-  if (volumes_.find(record.id) == nullptr) record.id = volumes_.next_id();
+// Changes the volume's record. Requires: it is busy (checked).
+Task<Result<>> Store::alter(VolumeId id, std::function<void(VolumeRecord&)> how) {
+  CHECK(volumes_.find(id)->busy);
+  if (auto room = co_await make_room(); !room) co_return room;
+  // As it is now: when its parent goes, it changes, busy or not.
+  VolumeRecord record = *volumes_.find(id)->record;
+  how(record);
+  if (auto valid = check_name(record.name, volumes_.find(id)); !valid) co_return valid;
+  if (!fits(PutVolumeRecord{.volume = record, .map_of = kNoVolume})) {
+    co_return sluice::fail(EINVAL, "names and attributes of the volume are too long");
+  }
   change(PutVolumeRecord{.volume = std::move(record), .map_of = kNoVolume});
   co_return co_await commit();
 }
@@ -446,13 +484,18 @@ Task<Result<VolumeId>> Store::copy(VolumeId id, std::string name, bool as_snapsh
     co_return sluice::fail(EINVAL, "names and attributes of the volume are too long");
   }
   volume.busy = true;
-  co_await make_room();
-  const bool hold = volume.writable();
-  if (hold) co_await arbiter_->hold(volume);
-  Result<> result = check_name(name, nullptr);  // again: this has waited
-  if (result && !damage_.empty()) result = sluice::fail(EIO, "metadata could not be written");
+  // Most of the waiting comes before writes are held.
+  Result<> result = co_await make_room();
+  const bool hold = result && volume.writable();
+  if (hold) {
+    co_await arbiter_->hold(volume);
+    result = co_await make_room();
+  }
+  if (result) result = check_name(name, nullptr);  // again: this has waited
+  if (result) result = check_space();
   if (result) {
     record.id = volumes_.next_id();
+    record.parent = as_snapshot ? volume.record->parent : id;
     change(PutVolumeRecord{.volume = record, .map_of = id});
     if (as_snapshot) {
       VolumeRecord changed = *volume.record;
@@ -471,10 +514,9 @@ Task<Result<>> Store::remove(VolumeId id) {
   auto found = writable(id);
   if (!found) co_return std::unexpected(found.error());
   (*found)->busy = true;
-  co_await make_room();
-  if (!damage_.empty()) {
+  if (auto room = co_await make_room(); !room) {
     (*found)->busy = false;
-    co_return sluice::fail(EIO, "metadata could not be written");
+    co_return room;
   }
   change(DeleteVolumeRecord{.volume = id});
   co_return co_await commit();
@@ -484,12 +526,10 @@ Task<Result<>> Store::rename(VolumeId id, std::string name) {
   auto found = writable(id);
   if (!found) co_return std::unexpected(found.error());
   if (auto valid = check_name(name, *found); !valid) co_return valid;
-  VolumeRecord record = *(*found)->record;
-  record.name = std::move(name);
-  if (!fits(PutVolumeRecord{.volume = record, .map_of = kNoVolume})) {
-    co_return sluice::fail(EINVAL, "names and attributes of the volume are too long");
-  }
-  co_return co_await put(std::move(record));
+  (*found)->busy = true;
+  const Result<> result = co_await alter(id, [&name](VolumeRecord& record) { record.name = name; });
+  (*found)->busy = false;
+  co_return result;
 }
 
 Task<Result<>> Store::resize(VolumeId id, uint64_t size_bytes) {
@@ -506,8 +546,10 @@ Task<Result<>> Store::resize(VolumeId id, uint64_t size_bytes) {
   for (uint64_t end = before; end > clusters;) {
     const uint64_t first = std::max<uint64_t>(clusters, end > kAllocateStep ? end - kAllocateStep : 0);
     if (maps_.next_mapped(volume.map, first, end) < end) {
-      co_await make_room();
-      if (!damage_.empty()) break;
+      if (auto room = co_await make_room(); !room) {
+        volume.busy = false;
+        co_return room;
+      }
       change(DropRangeRecord{.volume = id,
                              .first = static_cast<uint32_t>(first),
                              .count = static_cast<uint32_t>(end - first),
@@ -516,9 +558,7 @@ Task<Result<>> Store::resize(VolumeId id, uint64_t size_bytes) {
     }
     end = first;
   }
-  VolumeRecord record = *volume.record;
-  record.size_bytes = clusters * cluster;
-  Result<> result = co_await put(std::move(record));
+  const Result<> result = co_await alter(id, [&](VolumeRecord& record) { record.size_bytes = clusters * cluster; });
   volume.busy = false;
   co_return result;
 }
@@ -526,22 +566,20 @@ Task<Result<>> Store::resize(VolumeId id, uint64_t size_bytes) {
 Task<Result<>> Store::set_readonly(VolumeId id) {
   auto found = writable(id);
   if (!found) co_return std::unexpected(found.error());
-  VolumeRecord record = *(*found)->record;
-  record.readonly = true;
-  co_return co_await put(std::move(record));
+  (*found)->busy = true;
+  const Result<> result = co_await alter(id, [](VolumeRecord& record) { record.readonly = true; });
+  (*found)->busy = false;
+  co_return result;
 }
 
 Task<Result<>> Store::detach(VolumeId id, bool thick) {
-  Volume* volume = volumes_.find(id);
-  CHECK(volume != nullptr);
-  CHECK(volume->busy);
-  VolumeRecord record = *volume->record;
-  record.parent = kNoVolume;
-  if (thick) {
-    record.thin = false;
-    record.external_origin.clear();
-  }
-  co_return co_await put(std::move(record));
+  co_return co_await alter(id, [thick](VolumeRecord& record) {
+    record.parent = kNoVolume;
+    if (thick) {
+      record.thin = false;
+      record.external_origin.clear();
+    }
+  });
 }
 
 Result<> Store::reserve_volume(VolumeId id) {
@@ -560,7 +598,7 @@ void Store::let_go_of(VolumeId id) {
 Task<Result<>> Store::rename_store(std::string name) {
   if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged and can only be read");
   if (auto valid = check_volume_name(name); !valid) co_return valid;
-  co_await make_room();
+  if (auto room = co_await make_room(); !room) co_return room;
   name_ = std::move(name);
   change(PutStoreRecord{.name = name_, .total_clusters = geometry_.total_clusters});
   co_return co_await commit();
@@ -571,7 +609,8 @@ Task<Result<>> Store::grow() {
   const uint64_t clusters = channel_.bdev().size_bytes() / geometry_.cluster_bytes;
   if (clusters > UINT32_MAX) co_return sluice::fail(EINVAL, "the device has too many clusters of this size");
   if (clusters <= geometry_.total_clusters) co_return Result<>{};
-  co_await make_room();
+  if (auto room = co_await make_room(); !room) co_return room;
+  if (clusters <= geometry_.total_clusters) co_return Result<>{};  // another one was faster
   geometry_.total_clusters = static_cast<uint32_t>(clusters);
   clusters_.grow(geometry_.total_clusters);
   change(PutStoreRecord{.name = name_, .total_clusters = geometry_.total_clusters});

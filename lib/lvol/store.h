@@ -46,6 +46,10 @@ struct StoreUsage {
   uint32_t metadata_clusters = 0;
   uint64_t map_pages = 0;          // in memory
   uint32_t waiting_writes = 0;     // for a free cluster
+  // How often writes of a volume were held for a snapshot, and for how long.
+  uint64_t holds = 0;
+  uint64_t holds_p99_ns = 0;
+  uint64_t holds_max_ns = 0;
 };
 
 // Clusters of one volume.
@@ -92,6 +96,10 @@ class Store {
   // --- The rest: its thread ---
   const std::string& name() const { return name_; }
   const VolumeTable& volumes() const { return volumes_; }
+  const ClusterTable& clusters() const { return clusters_; }
+  const PagePlaces& places() const { return places_; }
+  // Where the volume table is on disk.
+  const std::vector<PageNumber>& table_places() const { return checkpoint_.table_places(); }
   StoreUsage usage() const;
   // Why it must not be written to; empty if it may.
   const std::string& damage() const { return damage_; }
@@ -129,7 +137,7 @@ class Store {
   Task<Result<>> grow();
 
   // Makes all that has changed durable.
-  Task<Result<>> commit() { return journal_->commit(); }
+  Task<Result<>> commit();
   // Shortens what a load must replay.
   Task<Result<>> checkpoint();
   Task<Result<VolumeUsage>> usage_of(VolumeId id);
@@ -157,12 +165,13 @@ class Store {
   RecordNumber change(const Record& record);
   Task<Result<VolumeId>> copy(VolumeId id, std::string name, bool as_snapshot,
                               std::map<std::string, std::string> xattrs);
-  Task<Result<>> put(VolumeRecord record);
+  Task<Result<>> alter(VolumeId id, std::function<void(VolumeRecord&)> how);
   Task<Result<>> allocate_all(Volume& volume);
   Task<Result<>> change_parent(Volume& volume, const Volume* parent);
   Task<Result<Entry>> put_on(const Entry& own, const Entry& parent);
-  Task<> make_room();
-  uint64_t reserve() const;
+  Task<Result<>> make_room();
+  Result<> check_space() const;
+  uint64_t reserve(uint64_t more_pages) const;
 
   void on_request(MapRequest& request);
   Task<> flush(MapRequest& request);
@@ -198,6 +207,7 @@ class Store {
   Timer settle_timer_;
   bool commit_due_ = false;
   bool starved_ = false;
+  bool resuming_ = false;
   bool closing_ = false;
   bool checkpoint_runs_ = false;
   Signal checkpoint_done_;

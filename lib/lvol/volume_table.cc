@@ -9,6 +9,13 @@ bool holds_data(ClusterIndex cluster, const Geometry& geometry) {
   return cluster >= geometry.reserved_clusters && cluster < geometry.total_clusters;
 }
 
+// With what describes its map.
+uint64_t bytes_of(const VolumeRecord& record) {
+  uint64_t bytes = 256 + record.name.size() + record.external_origin.size();
+  for (const auto& [key, value] : record.xattrs) bytes += key.size() + value.size() + 16;
+  return bytes;
+}
+
 bool within(const Volume& volume, uint64_t first, uint64_t count, const Geometry& geometry) {
   return first + count <= volume.record->size_bytes / geometry.cluster_bytes;
 }
@@ -60,6 +67,7 @@ Result<Volume*> VolumeTable::put(VolumeRecord record) {
   }
   const VolumeId id = record.id;
   next_id_ = std::max(next_id_, id + 1);
+  record_bytes_ += bytes_of(record);
   auto volume = std::make_unique<Volume>(std::make_shared<const VolumeRecord>(std::move(record)));
   return (volumes_[id] = std::move(volume)).get();
 }
@@ -114,6 +122,7 @@ Result<> VolumeTable::apply_one(const PutVolumeRecord& record, const Geometry& g
     if (clusters < before) {
       drop_range(maps_, volume->map, static_cast<uint32_t>(clusters), static_cast<uint32_t>(before - clusters), {}, by);
     }
+    record_bytes_ = record_bytes_ - bytes_of(*volume->record) + bytes_of(record.volume);
     volume->record = std::make_shared<const VolumeRecord>(record.volume);
     return {};
   }
@@ -139,6 +148,7 @@ Result<> VolumeTable::apply_one(const DeleteVolumeRecord& record, const Geometry
     changed.parent = found->second->record->parent;
     child->record = std::make_shared<const VolumeRecord>(std::move(changed));
   }
+  record_bytes_ -= bytes_of(*found->second->record);
   maps_.release(found->second->map, by);
   volumes_.erase(found);
   return {};

@@ -33,6 +33,8 @@ class VolumeTable {
   // Volumes whose parent it is.
   std::vector<Volume*> children_of(VolumeId id) const;
   VolumeId next_id() const { return next_id_; }
+  // What their records take on disk, at most.
+  uint64_t record_bytes() const { return record_bytes_; }
 
   // At load: one that the checkpoint has, without its map. Errors: EILSEQ (there is one of this id or name).
   Result<Volume*> put(VolumeRecord record);
@@ -53,6 +55,7 @@ class VolumeTable {
   Maps& maps_;
   Volumes volumes_;
   VolumeId next_id_ = 1;
+  uint64_t record_bytes_ = 0;
 };
 
 // Whether an entry can be one of this store: its clusters hold data, its bits are within a cluster.

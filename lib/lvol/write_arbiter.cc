@@ -11,6 +11,9 @@ namespace {
 
 // What one message drops of a large range before others have their turn.
 constexpr uint32_t kDropStep = 512;
+// Pages of metadata to keep room for: when a cluster is taken, and when only a map changes.
+constexpr uint64_t kTakeSlackPages = 128;
+constexpr uint64_t kChangeSlackPages = 32;
 
 }  // namespace
 
@@ -117,6 +120,8 @@ void WriteArbiter::write(MapRequest& request) {
   Pending& pending = pending_[key_of(volume, request.index)];
   pending.cluster = *taken;
   pending.fresh = true;
+  pending.copied = entry.own;
+  parts_.clusters.add_reference(entry.own);
   // A cluster that others share and that is not complete cannot become the base of the new one: what it owns is copied.
   // Until that is done nobody else may publish: the new cluster would hide what it does not have yet.
   const bool incomplete = entry.own != kNoCluster && entry.valid != full;
@@ -168,6 +173,7 @@ void WriteArbiter::publish(MapRequest& request) {
   Fifo<Work> waiting(std::move(pending.waiting));
   if (pending.users == 0) {
     if (pending.fresh) parts_.clusters.give_back(pending.cluster);
+    parts_.clusters.drop_reference(pending.copied, 0);
     pending_.erase(found_pending);
   }
   if (--volume.granted == 0 && volume.held.load(std::memory_order_relaxed)) volume.quiet.set();
@@ -215,6 +221,11 @@ void WriteArbiter::drop(MapRequest& request) {
     events_.on_starved();
     return;
   }
+  // Pages that snapshots share are copied, even for that.
+  if (!may_change()) {
+    if (!wait_for_space(request)) answer(request, MapRequest::Answer::kFailed, IoStatus::kNoSpace);
+    return;
+  }
   const RecordNumber by = parts_.journal.append(
       DropRangeRecord{.volume = volume.id(), .first = request.index, .count = count, .base = nothing.base});
   drop_range(parts_.maps, volume.map, request.index, count, nothing, by);
@@ -224,13 +235,19 @@ void WriteArbiter::drop(MapRequest& request) {
   events_.on_change();
 }
 
-bool WriteArbiter::may_take() const {
-  return parts_.clusters.free() > (reserve_ == nullptr ? 0 : reserve_());
+bool WriteArbiter::may_take() const { return leaves_room(kTakeSlackPages + granted_pages()); }
+
+bool WriteArbiter::may_change() const { return leaves_room(kChangeSlackPages); }
+
+// Whether one cluster less would leave room for metadata, and for so many pages more.
+bool WriteArbiter::leaves_room(uint64_t pages) const {
+  return parts_.clusters.free() > (reserve_ == nullptr ? 0 : reserve_(pages));
 }
 
 bool WriteArbiter::wait_for_space(MapRequest& request) {
-  // Clusters may be on their way back: they were dropped and that is not durable yet.
-  const bool coming = parts_.clusters.in_quarantine() > 0;
+  // Clusters may be on their way back: they were dropped and that is not durable yet. Or what others are granted may
+  // need less room than it could.
+  const bool coming = parts_.clusters.in_quarantine() > 0 || leaves_room(kTakeSlackPages);
   if (!coming) events_.on_no_space(hold_when_full_);
   if (!coming && !hold_when_full_) return false;
   space_waiters_.push_back(request);
@@ -264,6 +281,7 @@ void WriteArbiter::fail_all(IoStatus status) {
 Task<> WriteArbiter::hold(Volume& volume) {
   CHECK(!volume.held.load(std::memory_order_relaxed));
   volume.held.store(true, std::memory_order_relaxed);
+  volume.held_since_ns = LwThread::current()->now_ns();
   // A channel that enters the epoch after this one sees that it is held.
   const uint64_t before = parts_.epochs.advance();
   if (volume.granted > 0) co_await volume.quiet.wait();
@@ -273,6 +291,7 @@ Task<> WriteArbiter::hold(Volume& volume) {
 void WriteArbiter::release(Volume& volume) {
   CHECK(volume.held.load(std::memory_order_relaxed));
   volume.held.store(false, std::memory_order_release);
+  holds_.record(LwThread::current()->now_ns() - volume.held_since_ns);
   retake(volume.waiting);
 }
 

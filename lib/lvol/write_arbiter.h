@@ -16,6 +16,7 @@
 #include <functional>
 #include <unordered_map>
 
+#include "lib/base/histogram.h"
 #include "lib/lvol/cluster_table.h"
 #include "lib/lvol/journal.h"
 #include "lib/lvol/map_request.h"
@@ -52,8 +53,8 @@ class WriteArbiter {
   // Whether a write to this volume that finds no cluster waits for one instead of failing.
   void set_hold_when_full(bool hold);
   bool hold_when_full() const { return hold_when_full_; }
-  // Clusters that must be left for metadata.
-  void set_reserve(std::function<uint64_t()> clusters) { reserve_ = std::move(clusters); }
+  // Clusters that must be left for metadata, if besides so many pages there shall be room for these.
+  void set_reserve(std::function<uint64_t(uint64_t pages)> clusters) { reserve_ = std::move(clusters); }
   // There may be clusters again, or room in the journal: goes on with what waits for them.
   void resume();
   uint32_t waiting_for_space() const { return waiting_for_space_; }
@@ -65,14 +66,21 @@ class WriteArbiter {
   // release(). Requires: not held (checked).
   Task<> hold(Volume& volume);
   void release(Volume& volume);
+  // How long volumes were held, in ns.
+  const Histogram& holds() const { return holds_; }
 
   // For the store's own changes (inflate, ...): a free cluster, keeping the reserve.
   bool may_take() const;
+  // Whether there is room for the pages that a change needs, without any cluster.
+  bool may_change() const;
 
  private:
   struct Pending {
     ClusterIndex cluster = kNoCluster;  // that is written to
     bool fresh = false;                 // it is not in the map yet
+    // The entry's own one before, which keeps one more reference until all is published: when others let go of it, it
+    // must not become one to write to in place, beside those who copy from it.
+    ClusterIndex copied = kNoCluster;
     uint32_t users = 0;                 // granted
     uint64_t busy = 0;                  // sub-clusters being written
     Fifo<Work> waiting;
@@ -86,16 +94,20 @@ class WriteArbiter {
   void answer(MapRequest& request, MapRequest::Answer answer, IoStatus result = IoStatus::kOk);
   bool wait_for_space(MapRequest& request);
   void retake(Fifo<Work>& waiting);
+  bool leaves_room(uint64_t pages) const;
+  // That the entries of clusters which are being written to may need, at most.
+  uint64_t granted_pages() const { return pending_.size() * (kMaxLevel + 1); }
 
   const Parts parts_;
   const Events events_;
-  std::function<uint64_t()> reserve_;
+  std::function<uint64_t(uint64_t)> reserve_;
   std::unordered_map<uint64_t, Pending> pending_;
   Fifo<Work> space_waiters_;    // for a free cluster
   Fifo<Work> journal_waiters_;  // for room in the journal
   uint32_t waiting_for_space_ = 0;
   bool hold_when_full_ = false;
   IoStatus failed_ = IoStatus::kOk;
+  Histogram holds_;
 };
 
 }  // namespace sluice::lvol

@@ -9,6 +9,7 @@ from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, g
 from settings import AllIdle, AmongMany, Neighbourhood, OfferedLoad, Restless, create_and_delete
 from targets import QsdTarget, SluiceTarget
 from uml import Uml
+from volumes import TERABYTE, BigStore, SnapshotsUnderLoad, StoreOnFile
 
 DEPTHS = (1, 32, 128)
 SIZES = {'512 B': 512, '4 KiB': 4096, '16 KiB': 16 << 10, '64 KiB': 64 << 10, '256 KiB': 256 << 10, '1 MiB': 1 << 20}
@@ -242,6 +243,81 @@ def neighbours(mode, busy, count):
     return Group(f'{busy} busy of {count:,}, {mode}', rows, setting, cost_s=count / 600)
 
 
+# --- lvol: logical volumes on their base ---
+
+VOLUME_BENCH = 'test/lvol/volume_bench'
+
+
+def lvol_groups(files):
+    return [volumes_in_memory(1), volumes_in_memory(32), chain(),
+            *(volumes_on_file(title, file, depth) for title, file in (('memory', files.memory), ('disk', files.disk))
+              for depth in (1, 32)),
+            operations(files), snapshots(files)]
+
+
+def small_lvol_groups(files):
+    return [volumes_in_memory(32), operations(files, 1 << 30), snapshots(files)]
+
+
+def volumes_in_memory(depth):
+    rows = []
+    for workload in 'read', 'write':
+        rows += [Row(f'base {workload}', volume_bench(f'base/{workload}/{depth}')),
+                 Row(f'volume {workload}', volume_bench(f'mapped/{workload}/{depth}'), {'base': f'base {workload}'})]
+    rows.append(Row('first writes to a clone', volume_bench(f'fresh_clone/{depth}'), {'base': 'base write'}))
+    for row in rows:
+        row.cost_s, row.at_most_s = 1.5, 0.5
+    return Group(f'malloc, depth {depth}', rows)
+
+
+def volume_bench(name):
+    return partial(google_benchmark, path=VOLUME_BENCH, name=name)
+
+
+def chain():
+    rows = [Row('no snapshot', volume_bench('mapped/read/32')),
+            Row('1,000 snapshots', volume_bench('after_snapshots/read/32'), {'base': 'no snapshot'})]
+    for row in rows:
+        row.cost_s, row.at_most_s = 1.5, 0.5
+    return Group('malloc, reads after snapshots, depth 32', rows)
+
+
+def volumes_on_file(title, file, depth):
+    setting = StoreOnFile(file)
+    rows = []
+    for workload in 'randread', 'randwrite':
+        rows += [Row(f'base {workload}', partial(setting.base, depth=depth, workload=workload)),
+                 Row(f'volume {workload}', partial(setting.volume, depth=depth, workload=workload),
+                     {'base': f'base {workload}'})]
+    rows.append(Row('first writes to a clone', partial(setting.fresh_clone, depth=depth), {'base': 'base randwrite'}))
+    return Group(f'file ({title}), depth {depth}', rows, setting, cost_s=3)
+
+
+def operations(files, size_bytes=TERABYTE):
+    setting = BigStore(files.memory.parent, size_bytes)
+    title = '1 TiB' if size_bytes == TERABYTE else '1 GiB'
+    rows = [Row('a clone', with_ms(volume_bench('clones/iterations:1000')), cost_s=2, at_most_s=0),
+            Row(f'load of {title} mapped, after kill -9', setting.measure, cost_s=2, at_most_s=0)]
+    return Group('operations', rows, setting, cost_s=10, columns=[['ms', 'ms'], ['daemon MiB', 'mib']])
+
+
+def with_ms(measure):
+    def measured(seconds):
+        figures, command = measure(seconds)
+        return {'ms': figures['ns'] / 1e6}, command
+    return measured
+
+
+def snapshots(files):
+    setting = SnapshotsUnderLoad(files.memory)
+    rows = [Row('no snapshot', partial(setting.measure, snapshots=False)),
+            Row('snapshots made and deleted', partial(setting.measure, snapshots=True),
+                {'still': 'no snapshot'})]
+    return Group('random writes to two volumes, snapshots of one', rows, setting, cost_s=2, columns=[
+        RATE, ['other IOPS', 'other_iops'], P99, ['other p99 us', 'other_p99_us'], ['snapshots', 'snapshots'],
+        ['writes held, p99 us', 'held_p99_us'], ['max us', 'held_max_us']])
+
+
 RATE, CPU, P50, P99 = ['IOPS', 'iops'], ['CPU ns/IO', 'cpu_ns'], ['p50 us', 'p50_us'], ['p99 us', 'p99_us']
 TO_POLL = [['IOPS / poll', 'poll', 'iops'], ['CPU / poll', 'poll', 'cpu_ns']]
 TO_QSD = [['IOPS / qsd', 'qsd', 'iops'], ['CPU / qsd', 'qsd', 'cpu_ns']]
@@ -275,6 +351,9 @@ PARTS = {
                      [['max / no change', 'still', 'max_ms']]),
     'neighbours': Part('Bad neighbours', neighbour_groups, lambda _: [neighbours('adaptive', 4, SMOKE_DEVICES)],
                        [P99, P50, RATE], [['p99 / none', 'none', 'p99_us']]),
+    'lvol': Part('Logical volumes', lvol_groups, small_lvol_groups, [RATE, ['CPU ns/IO', 'process_cpu_ns'], P50, P99],
+                 [['IOPS / base', 'base', 'iops'], ['IOPS / no snapshot', 'still', 'iops'],
+                  ['other p99 / no snapshot', 'still', 'other_p99_us']]),
     'guest': Part('A Linux guest', guest_groups, 'null, depth 1',
                   [P50, P99, ['mean us', 'mean_us'], ['target CPU ns/read, with boot', 'cpu_ns']],
                   [['p50 / qsd', 'qsd', 'p50_us'], ['CPU / qsd', 'qsd', 'cpu_ns'], ['p50 / poll', 'poll', 'p50_us']]),

@@ -10,7 +10,7 @@ import time
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-PARTS = ['parts', 'bdev', 'files', 'vhost', 'sizes', 'density', 'loads', 'restless', 'neighbours', 'guest']
+PARTS = ['parts', 'bdev', 'files', 'vhost', 'sizes', 'density', 'loads', 'restless', 'neighbours', 'lvol', 'guest']
 PLOTS = ['bdev', 'files-iops', 'files-cpu', 'vhost', 'sizes', 'density', 'loads', 'guest']
 MAY_BE_0 = {'cpu_us_per_s', 'wakeups_per_s', 'changes', 'kib_each'}  # of what is idle, left as it is, or small
 PATIENCE_S = 240

@@ -67,7 +67,7 @@ class World {
   static BdevChannel& channel_of(const Opened& opened) { return static_cast<BdevChannel&>(*opened.channel.get()); }
 
   Opened open(const std::string& name, LwThread& thread) {
-    Opened opened{.thread = &thread, .handle = bdevs_.open(name, false, events_, "benchmark").value(), .channel = {}};
+    Opened opened{.thread = &thread, .handle = bdevs_.open(name, BdevAccess::kRead, events_, "benchmark").value(), .channel = {}};
     opened.channel = hosts_.on(thread, [&] { return thread.get_channel(opened.handle->bdev()).value(); });
     return opened;
   }
@@ -185,6 +185,24 @@ void fresh_clone(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(kRequests));
 }
 
+// A chain of snapshots, with a write to the volume after each of them.
+void after_snapshots(benchmark::State& state, IoType type) {
+  constexpr int kSnapshots = 1000;
+  World world;
+  const VolumeId volume = world.create("volume");
+  Bdev& bdev = world.offer(volume);
+  World::Opened disk = world.open(bdev.name(), world.user());
+  world.run(disk, IoType::kWrite, 32, kRequests, kVolumeBytes, true);
+  for (int i = 0; i < kSnapshots; ++i) {
+    world.snapshot(volume, "s" + std::to_string(i));
+    world.run(disk, IoType::kWrite, 1, 1);
+  }
+  for (auto _ : state) world.run(disk, type, static_cast<size_t>(state.range(0)), kRequests);
+  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(kRequests));
+  world.close(disk);
+  world.withdraw(bdev);
+}
+
 void clones(benchmark::State& state) {
   World world;
   const VolumeId snapshot = world.snapshot(world.create("image"), "snapshot");
@@ -198,6 +216,7 @@ BENCHMARK_CAPTURE(mapped, read, IoType::kRead)->Arg(1)->Arg(32);
 BENCHMARK_CAPTURE(base, write, IoType::kWrite)->Arg(1)->Arg(32);
 BENCHMARK_CAPTURE(mapped, write, IoType::kWrite)->Arg(1)->Arg(32);
 BENCHMARK(fresh_clone)->Arg(1)->Arg(32);
+BENCHMARK_CAPTURE(after_snapshots, read, IoType::kRead)->Arg(32);
 BENCHMARK(clones)->Iterations(1000);
 
 }  // namespace

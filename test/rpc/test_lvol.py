@@ -472,5 +472,79 @@ class ExternalClones(LvolCase):
         self.assertEqual(list(self.volumes()), ['vol'])
 
 
+class Copies(LvolCase):
+    """Operations that copy data between volumes, or tell what would have to be copied."""
+
+    def setUp(self):
+        super().setUp()
+        self.make_store()
+        self.clusters = 8 * MIB // CLUSTER
+        self.create('origin', thin_provision=False)  # all of it is mapped
+        self.call('bdev_lvol_snapshot', lvol_name='lvs/origin', snapshot_name='s')
+        self.call('bdev_lvol_clone', snapshot_name='lvs/s', clone_name='clone')
+
+    def lvol(self, name):
+        return self.bdev(f'lvs/{name}')['driver_specific']['lvol']
+
+    def exclusive(self, name):
+        return self.call('bdev_lvol_get_usage', name=f'lvs/{name}')['exclusive_clusters']
+
+    def test_an_inflated_or_decoupled_volume_shares_nothing(self):
+        self.assertEqual((self.exclusive('clone'), self.lvol('clone')['base_snapshot']), (0, 's'))
+        self.assertTrue(self.call('bdev_lvol_decouple_parent', name='lvs/clone'))
+        self.assertEqual(self.exclusive('clone'), self.clusters)
+        self.assertNotIn('base_snapshot', self.lvol('clone'))
+        self.create('empty')
+        self.assertTrue(self.call('bdev_lvol_inflate', name='lvs/empty'))
+        self.assertEqual(self.exclusive('empty'), self.clusters)
+        self.assertFalse(self.lvol('empty')['thin_provision'])
+        self.assert_refused(EPERM, ['lvs/s', 'snapshot'], 'bdev_lvol_inflate', name='lvs/s')
+        self.assert_refused(EINVAL, ['disk', 'not a logical volume'], 'bdev_lvol_inflate', name='disk')
+        self.restart(signal.SIGKILL)
+        self.assertEqual(self.exclusive('clone'), self.clusters)
+
+    def test_a_shallow_copy_tells_how_far_it_is(self):
+        self.call('bdev_malloc_create', name='target', num_blocks=8 * MIB // 512, block_size=512)
+        self.call('bdev_malloc_create', name='small', num_blocks=MIB // 512, block_size=512)
+        started = self.call('bdev_lvol_start_shallow_copy', src_lvol_name='lvs/s', dst_bdev_name='target')
+        while (state := self.call('bdev_lvol_check_shallow_copy', **started))['state'] == 'in progress':
+            self.assertLessEqual(state['copied_clusters'], state['total_clusters'])
+        self.assertEqual(state, {'state': 'complete', 'copied_clusters': self.clusters,
+                                 'total_clusters': self.clusters})
+        self.assert_refused(EPERM, ['lvs/clone', 'read-only'], 'bdev_lvol_start_shallow_copy',
+                            src_lvol_name='lvs/clone', dst_bdev_name='target')
+        self.assert_refused(ENOSPC, ['small', 'smaller'], 'bdev_lvol_start_shallow_copy',
+                            src_lvol_name='lvs/s', dst_bdev_name='small')
+        self.assert_refused(2, 'no shallow copy 99', 'bdev_lvol_check_shallow_copy', operation_id=99)
+
+    def test_a_volume_gets_another_parent(self):
+        self.create('other', thin_provision=False)
+        self.call('bdev_lvol_snapshot', lvol_name='lvs/other', snapshot_name='t')
+        self.assertTrue(self.call('bdev_lvol_set_parent', lvol_name='lvs/clone', parent_name='lvs/t'))
+        self.assertEqual(self.lvol('clone')['base_snapshot'], 't')
+        self.assertEqual(self.lvol('s')['clones'], ['origin'])
+        self.call('vhost_create_blk_controller', ctrlr='vm', dev_name='lvs/clone')
+        self.assert_refused(EBUSY, 'lvs/clone', 'bdev_lvol_set_parent', lvol_name='lvs/clone', parent_name='lvs/s')
+        self.call('vhost_delete_controller', ctrlr='vm')
+        self.assert_refused(EPERM, 'read-only', 'bdev_lvol_set_parent', lvol_name='lvs/clone', parent_name='lvs/other')
+        self.call('bdev_malloc_create', name='image', num_blocks=8 * MIB // 512, block_size=512)
+        self.assertTrue(self.call('bdev_lvol_set_parent_bdev', lvol_name='lvs/clone', parent_name='image'))
+        self.assertEqual(self.lvol('clone')['external_snapshot_name'], 'image')
+        self.assertNotIn('base_snapshot', self.lvol('clone'))
+
+    def test_changed_blocks_are_listed_in_pages(self):
+        def changes(**params):
+            return self.call('bdev_lvol_get_changed_blocks', to='lvs/s', **params)
+        everything = changes()
+        self.assertEqual((everything['cluster_size'], everything['num_clusters']), (CLUSTER, self.clusters))
+        self.assertEqual(everything['clusters'], list(range(self.clusters)))
+        self.assertNotIn('next', everything)
+        first = changes(count=10)
+        self.assertEqual((first['clusters'], first['next']), (list(range(10)), 10))
+        self.assertEqual(changes(start=first['next'])['clusters'], list(range(10, self.clusters)))
+        self.assertEqual(changes(**{'from': 'lvs/clone'})['clusters'], [])
+        self.assert_refused(ENODEV, 'nothing', 'bdev_lvol_get_changed_blocks', to='lvs/s', **{'from': 'nothing'})
+
+
 if __name__ == '__main__':
     unittest.main()

@@ -1,0 +1,167 @@
+"""Logical volumes: what they cost on top of their base bdev, and how long their operations take."""
+
+import os
+import pathlib
+import tempfile
+import threading
+import time
+
+import backends
+from common import GuestError
+from programs import BLOCK_BYTES, SIZE_BYTES, bdev_call, bdevperf, bdevperf_figures, call_text, cores, run_bdevperf
+from settings import Setting
+
+STORE_BYTES = 64 << 30  # sparse: room for clones of runs to come
+TERABYTE = 1 << 40
+SNAPSHOTS = 100
+
+
+class StoreOnFile(Setting):
+    """A store on a sparse file, with a thick volume that is written, and a snapshot of another; and a plain file."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self._plain, self._store, self._clones = plain, None, 0
+
+    def _set_up(self, stack):
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
+        self._store = pathlib.Path(folder) / 'store.img'
+        with open(self._store, 'wb') as file:
+            file.truncate(STORE_BYTES)
+        mib = SIZE_BYTES >> 20
+        make = [('bdev_lvol_create_lvstore', {'bdev_name': 'disk', 'lvs_name': 'lvs'}),
+                *(('bdev_lvol_create', {'lvs_name': 'lvs', 'lvol_name': name, 'size_in_mib': mib,
+                                        'thin_provision': thin})
+                  for name, thin in (('flat', False), ('origin', True)))]
+        for volume in 'flat', 'origin':
+            self._run(0.05, make, volume, 1, 'read', ['--fill', '-o', '1M'])
+            make = []
+        self._run(0.05, [('bdev_lvol_snapshot', {'lvol_name': 'lvs/origin', 'snapshot_name': 'image'})], 'flat', 1, 'read')
+
+    def base(self, seconds, depth, workload):
+        return bdevperf(seconds, 'aio', self._plain, depth=depth, workload=workload)
+
+    def volume(self, seconds, depth, workload):
+        """Of what is mapped, and nobody else's."""
+        return self._run(seconds, [], 'flat', depth, workload)
+
+    def fresh_clone(self, seconds, depth):
+        """Each request is a first write to its place, or nearly: a clone is as large as what was written of the image."""
+        calls = [('bdev_lvol_clone', {'snapshot_name': 'lvs/image', 'clone_name': f'clone{self._clones + 1}'})]
+        if self._clones > 0:
+            calls.insert(0, ('bdev_lvol_delete', {'name': f'lvs/clone{self._clones}'}))
+        self._clones += 1
+        return self._run(seconds, calls, f'clone{self._clones}', depth, 'randwrite')
+
+    def _run(self, seconds, calls, volume, depth, workload, options=()):
+        calls = [bdev_call('aio', self._store), ('bdev_wait_for_examine', {}), *calls]
+        result, process_cpu_s, command = run_bdevperf(
+            seconds, calls, cores()[0],
+            ['-q', depth, '-o', 4096, '-w', workload, '-t', round(seconds, 3), '-T', f'lvs/{volume}', *options])
+        figures = bdevperf_figures(result)
+        figures['process_cpu_ns'] = process_cpu_s * 1e9 / figures['ios']
+        return figures, f'{command}  # disk.json: {"; ".join(call_text(*call) for call in calls)}'
+
+
+class BigStore(Setting):
+    """A daemon with a store on a sparse file of somewhat more than `size_bytes`, and a volume of that size, all mapped."""
+
+    def __init__(self, where, size_bytes):
+        super().__init__()
+        self._where, self._size_bytes, self._daemon = where, size_bytes, None
+
+    def _set_up(self, stack):
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._where))
+        image = pathlib.Path(folder) / 'store.img'
+        with open(image, 'wb') as file:
+            file.truncate(self._size_bytes + (self._size_bytes >> 4) + (1 << 28))
+        self._daemon = stack.enter_context(LvolDaemon('bench-load', 'poll', image))
+        self._daemon.call('bdev_lvol_create_lvstore', bdev_name='store', lvs_name='lvs')
+        self._daemon.call('bdev_lvol_create', lvs_name='lvs', lvol_name='big', size_in_mib=self._size_bytes >> 20)
+
+    def measure(self, seconds):
+        del seconds
+        self._daemon.kill_and_start()
+        begin = time.monotonic()
+        self._daemon.open_base()
+        load_ms = (time.monotonic() - begin) * 1000
+        if not self._daemon.call('bdev_get_bdevs', name='lvs/big'):
+            raise GuestError('the volume is not there')
+        return {'ms': load_ms, 'mib': self._daemon.memory_kib() / 1024}, 'kill -9; sluice-vhost; bdev_aio_create'
+
+
+class LvolDaemon(backends.SluiceBackend):
+    """sluice-vhost with the bdev "store" on a file."""
+
+    def __init__(self, name, mode, image):
+        super().__init__(name, mode)
+        self._image = image
+
+    def __enter__(self):
+        super().__enter__()
+        self.open_base()
+        return self
+
+    def open_base(self):
+        method, params = bdev_call('aio', self._image, 'store')
+        self.call(method, **params)
+
+    def kill_and_start(self):
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
+        self._start()
+
+    def memory_kib(self):
+        status = pathlib.Path(f'/proc/{self._process.pid}/status').read_text()
+        return int(status.split('RssAnon:')[1].split()[0])
+
+
+class SnapshotsUnderLoad(Setting):
+    """A daemon with two volumes under random writes; of one of them snapshots are made and deleted."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self._plain, self._daemon = plain, None
+
+    def _set_up(self, stack):
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
+        image = pathlib.Path(folder) / 'store.img'
+        with open(image, 'wb') as file:
+            file.truncate(STORE_BYTES)
+        self._daemon = stack.enter_context(LvolDaemon('bench-snapshots', 'poll', image))
+        self._daemon.call('bdev_lvol_create_lvstore', bdev_name='store', lvs_name='lvs')
+        for name in 'snapped', 'other':
+            self._daemon.call('bdev_lvol_create', lvs_name='lvs', lvol_name=name, size_in_mib=SIZE_BYTES >> 20)
+            self._daemon.call('vhost_create_blk_controller', ctrlr=f'vhost.{name}', dev_name=f'lvs/{name}')
+
+    def measure(self, seconds, snapshots):
+        stop = threading.Event()
+        made = []
+
+        def make():
+            while not stop.wait(0.005):
+                self._daemon.call('bdev_lvol_snapshot', lvol_name='lvs/snapped', snapshot_name='s')
+                self._daemon.call('bdev_lvol_delete', name='lvs/s')
+                made.append(1)
+
+        thread = threading.Thread(target=make)
+        calls = [bdev_call('virtio', self._daemon.directory / f'vhost.{name}', name) for name in ('snapped', 'other')]
+        if snapshots:
+            thread.start()
+        try:
+            result, _, command = run_bdevperf(seconds, calls, cores()[1],
+                                              ['-q', 16, '-o', 4096, '-w', 'randwrite', '-t', round(seconds, 3)])
+        finally:
+            stop.set()
+            if snapshots:
+                thread.join()
+        bdevperf_figures(result)
+        snapped, other = result['results']
+        holds = self._daemon.call('bdev_lvol_get_usage', lvs_name='lvs')['write_holds']
+        figures = {'snapshots': len(made), 'iops': snapped['iops'], 'other_iops': other['iops'],
+                   'p99_us': snapped['p99_latency_us'], 'other_p99_us': other['p99_latency_us']}
+        if snapshots:
+            figures['held_p99_us'] = holds['p99_us']
+            figures['held_max_us'] = holds['max_us']
+        return figures, command
