@@ -333,6 +333,9 @@ Task<RpcResult> get_usage(RpcContext& context, GetUsage params) {
   json["metadata_clusters"] = usage.metadata_clusters;
   json["map_pages"] = usage.map_pages;
   json["waiting_writes"] = usage.waiting_writes;
+  json["write_holds"]["count"] = usage.holds;
+  json["write_holds"]["p99_us"] = static_cast<double>(usage.holds_p99_ns) / 1000;
+  json["write_holds"]["max_us"] = static_cast<double>(usage.holds_max_ns) / 1000;
   json["cluster_size"] = store->cluster_bytes;
   co_return json;
 }
@@ -467,7 +470,8 @@ void add_volume_methods(MethodTable& table, RpcContext& context) {
        {"object",
         "of a volume: allocated_clusters, exclusive_clusters: its alone, shared_clusters, each also as _bytes, "
         "cluster_size; of a store: total_clusters, free_clusters, free_bytes, metadata_clusters, map_pages, "
-        "waiting_writes, cluster_size"}},
+        "waiting_writes, write_holds: {count, p99_us, max_us} (how long snapshots made writes of a volume wait), "
+        "cluster_size"}},
       store_fields<GetUsage>({optional("name", &GetUsage::name, kWhichVolume)}), bind_context(context, get_usage)));
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Images for virtual machines: read-only logical volumes, and clones of them, each of which a machine boots from.
 
-usage: image.py [-s SOCKET] import --store STORE --name NAME SOURCE [--size SIZE] [--fs KIND] [--format FORMAT] [--no-verify]
+usage: image.py [-s SOCKET] import --store STORE --name NAME SOURCE [OPTIONS]
        image.py [-s SOCKET] clone --image STORE/NAME --count COUNT [--prefix PREFIX] [--first NUMBER]
        image.py [-s SOCKET] list
 
@@ -12,7 +12,7 @@ import: SOURCE is
   qcow2, vmdk, vdi, vhd or vhdx    converted with qemu-img
 Its data go to a new thin volume through the daemon, are read back and compared, and the volume becomes the snapshot
 STORE/NAME. What is zero takes no space. There is no such image before all of it is there, and nothing is left of an
-import that fails.
+import that fails. Temporary files, as large as what is in the image, are made in $TMPDIR.
 
 clone: makes PREFIX0, PREFIX1, ... in the image's store, all of them or none. Each is a volume of its own to write to.
 
@@ -84,8 +84,8 @@ def program(name, package):
 
 def copy_program():
     built = pathlib.Path(os.environ.get("SLUICE_BUILD_DIR", ROOT / "build/release")) / "app/copy/sluice-copy"
-    path = shutil.which("sluice-copy") or (built.exists() and str(built))
-    if not path:
+    path = str(built) if built.exists() else shutil.which("sluice-copy")
+    if path is None:
         raise refused(f"{built} is not built: scripts/build")
     return path
 
@@ -97,6 +97,31 @@ def run(command, **options):
     if done.returncode != 0:
         raise refused(f"{pathlib.Path(command[0]).name} failed (status {done.returncode}):\n{done.stdout.rstrip()}")
     return done.stdout
+
+
+def run_shown(command):
+    """Runs a tool that shows its progress and its complaints itself; true if it succeeds. It does not outlive us."""
+    with signals_held() as held:
+        process = subprocess.Popen([str(word) for word in command],
+                                   preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, held))
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+            return process.wait() == 0
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+
+
+@contextlib.contextmanager
+def signals_held():
+    """What is done is done wholly, and known to have been done, before a signal ends us."""
+    held = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield held
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
 
 # --- Sources: each becomes a raw file ---
@@ -155,18 +180,16 @@ def check_alone(source, info):
               *(extent["filename"] for extent in details.get("extents", []) if "filename" in extent)]
     for other in others:
         if other and os.path.realpath(other) != os.path.realpath(source):
-            raise refused(f"{source} is not complete: it refers to {other}. If you trust it, make one file of it first: "
-                          f"qemu-img convert -O raw {source} NEW")
+            raise refused(f"{source} is not complete: it refers to {other}. If you trust it, make one file of it "
+                          f"first: qemu-img convert -O raw {source} NEW")
 
 
 def convert(source, kind, target):
     tool = program("qemu-img", "qemu-utils")
     check_alone(source, json.loads(run([tool, "info", "--output=json", "-f", kind, source])))
     say(f"converting {source} from {kind}")
-    command = [tool, "convert", "-f", kind, "-O", "raw", str(source), str(target)]
-    if sys.stderr.isatty():
-        command.insert(2, "-p")
-    if subprocess.run(command, check=False).returncode != 0:
+    progress = ["-p"] if sys.stdout.isatty() else []
+    if not run_shown([tool, "convert", *progress, "-f", kind, "-O", "raw", source, target]):
         raise refused(f"qemu-img could not convert {source}: see above")
     return target
 
@@ -216,21 +239,23 @@ def write_image(client, raw, size, arguments):
     store, image = arguments.store, f"{arguments.store}/{arguments.name}"
     working = f"{arguments.name}.import"
     if find_volume(client, f"{store}/{working}"):
-        raise refused(f"{store}/{working} is there: another import of {arguments.name} is under way, or was killed; then "
-                      f"delete it (rpc.py bdev_lvol_delete {store}/{working}) and try again")
+        raise refused(f"{store}/{working} is there: another import of {arguments.name} is under way, or was killed; "
+                      f"then delete it (rpc.py bdev_lvol_delete {store}/{working}) and try again")
     with contextlib.ExitStack() as stack:
-        client.call("bdev_lvol_create",
-                    {"lvs_name": store, "lvol_name": working, "size": size, "thin_provision": True})
-        # Of the snapshot nothing goes with it.
-        stack.callback(undo, client, "bdev_lvol_delete", {"name": f"{store}/{working}"})
-        controller = f"import-{os.getpid()}"
-        client.call("vhost_create_blk_controller", {"ctrlr": controller, "dev_name": f"{store}/{working}"})
-        stack.callback(undo, client, "vhost_delete_controller", {"ctrlr": controller})
-        socket_path = client.call("vhost_get_controllers", {"name": controller})[0]["socket"]
-        command = [copy_program(), str(raw), socket_path, "--new"] + ([] if arguments.no_verify else ["--verify"])
-        if subprocess.run(command, check=False).returncode != 0:
+        with signals_held():
+            client.call("bdev_lvol_create",
+                        {"lvs_name": store, "lvol_name": working, "size": size, "thin_provision": True})
+            # Of the snapshot nothing goes with it.
+            stack.callback(undo, client, "bdev_lvol_delete", {"name": f"{store}/{working}"})
+            controller = f"import-{os.getpid()}"
+            client.call("vhost_create_blk_controller", {"ctrlr": controller, "dev_name": f"{store}/{working}"})
+            stack.callback(undo, client, "vhost_delete_controller", {"ctrlr": controller})
+            socket_path = client.call("vhost_get_controllers", {"name": controller})[0]["socket"]
+        verify = [] if arguments.no_verify else ["--verify"]
+        if not run_shown([copy_program(), raw, socket_path, "--new", *verify]):
             raise refused(f"the data could not be brought to {image}: see above")
-        client.call("bdev_lvol_snapshot", {"lvol_name": f"{store}/{working}", "snapshot_name": arguments.name})
+        with signals_held():
+            client.call("bdev_lvol_snapshot", {"lvol_name": f"{store}/{working}", "snapshot_name": arguments.name})
 
 
 def import_image(client, arguments):
@@ -261,8 +286,9 @@ def clone_image(client, arguments):
     begin = time.monotonic()
     try:
         for number in range(arguments.first, arguments.first + arguments.count):
-            client.call("bdev_lvol_clone", {"snapshot_name": arguments.image, "clone_name": f"{prefix}{number}"})
-            made.append(f"{store}/{prefix}{number}")
+            with signals_held():
+                client.call("bdev_lvol_clone", {"snapshot_name": arguments.image, "clone_name": f"{prefix}{number}"})
+                made.append(f"{store}/{prefix}{number}")
     except BaseException:
         for clone in reversed(made):
             undo(client, "bdev_lvol_delete", {"name": clone})

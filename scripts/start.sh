@@ -14,9 +14,10 @@ Installs what is missing (scripts/setup), builds the release (scripts/build) and
   ./var/default.json  the configuration that says so
 Ctrl-C or SIGTERM ends it.
 
-  --guest   run the daemon in the background (log: ./var/sluice.log), let scripts/guest-demo boot a guest on the disk,
-            stop the daemon, and exit with the demonstration's verdict. The guest partitions its disk: it is given one
-            of its own, ./var/guest-demo.img
+  --guest   run the daemon in the background (log: ./var/sluice.log) with a store of logical volumes on a disk of its
+            own, ./var/guest-demo.img, made anew each time; let scripts/guest-demo make an image of a small Linux and
+            100 clones of it, and boot a guest from one of them; stop the daemon, and exit with the demonstration's
+            verdict
   --help    this text
 USAGE
 }
@@ -48,6 +49,7 @@ if [[ ${#var} -gt 90 ]]; then var=var; fi
 readonly var
 disk=$var/disk.img
 # The demonstration overwrites its disk.
+readonly store=demo
 if [[ $guest == yes ]]; then disk=$var/guest-demo.img; fi
 readonly disk controller=$var/disk0 rpc=$var/rpc.sock config=$var/default.json log=$var/sluice.log
 readonly pid_file=$var/sluice.pid
@@ -90,19 +92,25 @@ scripts/build release 9>&-
 if [[ $guest == yes && ! -x scripts/guest-demo ]]; then die "scripts/guest-demo is missing"; fi
 
 rm -f "$rpc" "$controller"
+if [[ $guest == yes ]]; then rm -f "$disk"; fi
 made_disk="$disk (kept from before)"
 if [[ ! -e $disk ]]; then
   truncate -s "$disk_bytes" "$disk"
   made_disk="$disk (new, sparse, 1 GiB)"
 fi
 
-python3 - "$disk" >"$config" <<'PYTHON'
+python3 - "$disk" "$guest" "$store" >"$config" <<'PYTHON'
 import json, sys
-aio = {"name": "disk0", "filename": sys.argv[1], "block_size": 512}
-controller = {"ctrlr": "disk0", "dev_name": "disk0"}
+disk, guest, store = sys.argv[1:]
+calls = [{"method": "bdev_aio_create", "params": {"name": "disk0", "filename": disk, "block_size": 512}}]
+if guest == "yes":
+    calls.append({"method": "bdev_lvol_create_lvstore", "params": {"bdev_name": "disk0", "lvs_name": store}})
+    controllers = []
+else:
+    controllers = [{"method": "vhost_create_blk_controller", "params": {"ctrlr": "disk0", "dev_name": "disk0"}}]
 print(json.dumps({"subsystems": [
-    {"subsystem": "bdev", "config": [{"method": "bdev_aio_create", "params": aio}]},
-    {"subsystem": "vhost_blk", "config": [{"method": "vhost_create_blk_controller", "params": controller}]},
+    {"subsystem": "bdev", "config": calls},
+    {"subsystem": "vhost_blk", "config": controllers},
 ]}, indent=2))
 PYTHON
 
@@ -154,9 +162,12 @@ fi
 daemon=$!
 echo "$daemon" >"$pid_file"
 
-# Ready means: the RPC socket answers and the controller's socket is there. Prints the version.
+# Ready means: the RPC socket answers, which it does once the configuration is loaded, and the controller's socket, if
+# there is a controller, is there. Prints the version.
 wait_until_ready() {
-  python3 - "$rpc" "$controller" "$daemon" "$start_seconds" 9>&- <<'PYTHON'
+  local wanted=$controller
+  if [[ $guest == yes ]]; then wanted=$rpc; fi
+  python3 - "$rpc" "$wanted" "$daemon" "$start_seconds" 9>&- <<'PYTHON'
 import json, os, signal, socket, sys, time
 rpc, controller, daemon, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
@@ -223,8 +234,8 @@ finish_stopped() {
 }
 
 if [[ $guest == yes ]]; then
-  echo "start: Sluice ($version) runs, process $daemon, log $log; booting a guest on $controller"
-  scripts/guest-demo "$controller" 9>&- &
+  echo "start: Sluice ($version) runs, process $daemon, log $log; its store '$store' is on $disk"
+  scripts/guest-demo --store "$store" -s "$rpc" 9>&- &
   demo=$!
   code=0
   wait "$demo" || code=$?

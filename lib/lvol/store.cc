@@ -326,7 +326,10 @@ StoreUsage Store::usage() const {
           .free_clusters = static_cast<uint32_t>(clusters_.free() + clusters_.in_quarantine()),
           .metadata_clusters = places_.clusters(),
           .map_pages = maps_.pages(),
-          .waiting_writes = arbiter_->waiting_for_space()};
+          .waiting_writes = arbiter_->waiting_for_space(),
+          .holds = arbiter_->holds().count(),
+          .holds_p99_ns = arbiter_->holds().percentile(99),
+          .holds_max_ns = arbiter_->holds().max()};
 }
 
 // --- Operations ---

@@ -46,6 +46,10 @@ struct StoreUsage {
   uint32_t metadata_clusters = 0;
   uint64_t map_pages = 0;          // in memory
   uint32_t waiting_writes = 0;     // for a free cluster
+  // How often writes of a volume were held for a snapshot, and for how long.
+  uint64_t holds = 0;
+  uint64_t holds_p99_ns = 0;
+  uint64_t holds_max_ns = 0;
 };
 
 // Clusters of one volume.

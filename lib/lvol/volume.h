@@ -33,6 +33,7 @@ struct Volume {
   uint32_t granted = 0;  // writes that may write now, and have not been published
   Fifo<Work> waiting;    // requests that came while it was held
   Event quiet;           // set when `granted` falls to 0 while it is held
+  uint64_t held_since_ns = 0;
 
   // --- Of Store ---
   bool busy = false;     // an operation that changes the volume as a whole is under way

@@ -281,6 +281,7 @@ void WriteArbiter::fail_all(IoStatus status) {
 Task<> WriteArbiter::hold(Volume& volume) {
   CHECK(!volume.held.load(std::memory_order_relaxed));
   volume.held.store(true, std::memory_order_relaxed);
+  volume.held_since_ns = LwThread::current()->now_ns();
   // A channel that enters the epoch after this one sees that it is held.
   const uint64_t before = parts_.epochs.advance();
   if (volume.granted > 0) co_await volume.quiet.wait();
@@ -290,6 +291,7 @@ Task<> WriteArbiter::hold(Volume& volume) {
 void WriteArbiter::release(Volume& volume) {
   CHECK(volume.held.load(std::memory_order_relaxed));
   volume.held.store(false, std::memory_order_release);
+  holds_.record(LwThread::current()->now_ns() - volume.held_since_ns);
   retake(volume.waiting);
 }
 

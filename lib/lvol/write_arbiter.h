@@ -16,6 +16,7 @@
 #include <functional>
 #include <unordered_map>
 
+#include "lib/base/histogram.h"
 #include "lib/lvol/cluster_table.h"
 #include "lib/lvol/journal.h"
 #include "lib/lvol/map_request.h"
@@ -65,6 +66,8 @@ class WriteArbiter {
   // release(). Requires: not held (checked).
   Task<> hold(Volume& volume);
   void release(Volume& volume);
+  // How long volumes were held, in ns.
+  const Histogram& holds() const { return holds_; }
 
   // For the store's own changes (inflate, ...): a free cluster, keeping the reserve.
   bool may_take() const;
@@ -104,6 +107,7 @@ class WriteArbiter {
   uint32_t waiting_for_space_ = 0;
   bool hold_when_full_ = false;
   IoStatus failed_ = IoStatus::kOk;
+  Histogram holds_;
 };
 
 }  // namespace sluice::lvol

@@ -145,7 +145,6 @@ class SnapshotsUnderLoad(Setting):
                 self._daemon.call('bdev_lvol_delete', name='lvs/s')
                 made.append(1)
 
-        self._daemon.call('bdev_lvol_get_usage', lvs_name='lvs', reset=True)
         thread = threading.Thread(target=make)
         calls = [bdev_call('virtio', self._daemon.directory / f'vhost.{name}', name) for name in ('snapped', 'other')]
         if snapshots:

@@ -36,6 +36,7 @@ def busybox_image():
 def root_directory(directory):
     """Fills a directory with the root file system of a guest: busybox, the same init and the scenarios. A few MiB."""
     directory = pathlib.Path(directory)
+    directory.chmod(0o755)  # a temporary one is its owner's only, and its mode becomes that of /
     for name in ('bin', 'dev', 'etc', 'mnt', 'proc', 'run', 'sys', 'tmp'):
         (directory / name).mkdir()
     shutil.copy(program('busybox', 'busybox-static'), directory / 'bin/busybox')

@@ -1,6 +1,5 @@
 """Guests whose root is a clone of an image: logical volumes from scripts/image.py to the boot."""
 
-import os
 import sys
 import tempfile
 import unittest
@@ -29,7 +28,7 @@ class RootOnClone(unittest.TestCase):
 
     def image(self, backend, *arguments):
         """Runs scripts/image.py."""
-        run([sys.executable, REPO / 'scripts/image.py', '-s', backend.rpc_path, *arguments], env=os.environ)
+        run([sys.executable, REPO / 'scripts/image.py', '-s', backend.rpc_path, *arguments])
 
     def exclusive_clusters(self, backend, name):
         return backend.call('bdev_lvol_get_usage', name=name)['exclusive_clusters']

@@ -16,7 +16,9 @@ BUILD = pathlib.Path(os.environ.get('SLUICE_BUILD_DIR', ROOT / 'build/release'))
 BINARY = pathlib.Path(os.environ.get('SLUICE_VHOST', BUILD / 'app/vhost/sluice-vhost')).resolve()
 RPC_PY = ROOT / 'scripts/rpc.py'
 TOP_PY = ROOT / 'scripts/top.py'
+IMAGE_PY = ROOT / 'scripts/image.py'
 BDEVPERF = BUILD / 'app/bdevperf/sluice-bdevperf'
+COPY = BUILD / 'app/copy/sluice-copy'
 PATIENCE_S = 20
 
 
