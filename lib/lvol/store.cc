@@ -138,6 +138,7 @@ Task<Result<std::unique_ptr<Store>>> Store::load(LwThread& thread, BdevChannel& 
   store->name_ = loaded->name;
   store->geometry_.total_clusters = loaded->total_clusters;
   store->damage_ = loaded->damage;
+  if (store->damage_.empty() && channel.bdev().readonly()) store->damage_ = "the device can only be read";
   store->checkpoint_.set_table_places(std::move(loaded->table_places));
   store->journal_ = std::make_unique<Journal>(store->geometry_, store->uuid(), store->io_, loaded->journal);
   Store* self = store.get();

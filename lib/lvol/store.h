@@ -73,7 +73,8 @@ class Store {
   // Overwrites the superblocks. Errors: EIO.
   static Task<Result<>> erase(BdevChannel& channel);
 
-  // Errors: ENODATA: there is none on this device; EILSEQ: there is one, damaged; ENOTSUP; EIO.
+  // On a device that is read-only so is the store. Errors: ENODATA: there is none on this device; EILSEQ: there is one,
+  // damaged; ENOTSUP; EIO.
   static Task<Result<std::unique_ptr<Store>>> load(LwThread& thread, BdevChannel& channel, StoreEvents& events);
   // Requires: close() has completed (checked).
   ~Store();
