@@ -73,7 +73,8 @@ class Store {
   // Overwrites the superblocks. Errors: EIO.
   static Task<Result<>> erase(BdevChannel& channel);
 
-  // Errors: ENODATA: there is none on this device; EILSEQ: there is one, damaged; ENOTSUP; EIO.
+  // On a device that is read-only so is the store. Errors: ENODATA: there is none on this device; EILSEQ: there is one,
+  // damaged; ENOTSUP; EIO.
   static Task<Result<std::unique_ptr<Store>>> load(LwThread& thread, BdevChannel& channel, StoreEvents& events);
   // Requires: close() has completed (checked).
   ~Store();
@@ -167,6 +168,7 @@ class Store {
                               std::map<std::string, std::string> xattrs);
   Task<Result<>> alter(VolumeId id, std::function<void(VolumeRecord&)> how);
   Task<Result<>> allocate_all(Volume& volume);
+  Task<Result<>> change_size(Volume& volume, uint64_t clusters);
   Task<Result<>> change_parent(Volume& volume, const Volume* parent);
   Task<Result<Entry>> put_on(const Entry& own, const Entry& parent);
   Task<Result<>> make_room();

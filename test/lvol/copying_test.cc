@@ -164,7 +164,7 @@ TEST_F(LvolCopyingTest, AShallowCopyHasTheVolumesOwnClustersOnly) {
   EXPECT_EQ(refused.error().code, EPERM);
   // "clone" has written to clusters 1, 5 and 9: these, whole.
   std::vector<std::byte> expected = zeros();
-  for (const uint64_t index : {1, 5, 9}) {
+  for (const uint64_t index : {1U, 5U, 9U}) {
     std::ranges::copy_n(of_clone_.begin() + static_cast<std::ptrdiff_t>(index * kCluster), kCluster,
                         expected.begin() + static_cast<std::ptrdiff_t>(index * kCluster));
   }

@@ -263,8 +263,6 @@ class Run {
     if (!ok()) return;
     if (world_->disk().cut()) {
       ++outcome_.cuts;
-      if (world_->failures > 0) ++outcome_.failures;
-      world_->failures = 0;
       world_->close();
       return;
     }
