@@ -363,7 +363,8 @@ class Rounds:
         loads_ms = [1000 * took for took in self.load_s]
         return (f'{len(loads_ms)} rounds: {self.changes} changes of content, {self.flushes} flushes, '
                 f'{self.calls} calls, {self.interrupted} more were interrupted, of which {self.completed} had '
-                f'taken place, {self.checked} snapshots and clones compared; '
+                f'taken place, {self.checked} snapshots and clones compared, '
+                f'{len(loads_ms) if self.check else 0} times {CHECK.name} found nothing; '
                 f'store loaded in {statistics.median(loads_ms):.1f} ms (median), {max(loads_ms):.1f} ms (max)')
 
 
