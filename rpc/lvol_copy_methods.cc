@@ -112,22 +112,22 @@ Task<RpcResult> get_changed(RpcContext& context, GetChanged params) {
 
 void add_lvol_copy_methods(MethodTable& table, RpcContext& context) {
   constexpr const char* kWhich = "the volume: store/volume, or its uuid";
-  table.add(make_method<Which>({"bdev_lvol_inflate",
-                                "Makes a volume independent and thick: copies what it shares, allocates all of it.",
-                                kTrue},
-                               {required("name", &Which::name, kWhich)}, bind_context(context, inflate)));
+  table.add(make_method<Which>(
+      {"bdev_lvol_inflate", "Makes a volume independent and thick: copies what it shares, allocates all of it.", kTrue},
+      {required("name", &Which::name, kWhich)}, bind_context(context, inflate)));
   table.add(make_method<Which>(
       {"bdev_lvol_decouple_parent", "Makes a volume independent: copies what it shares with its parent.", kTrue},
       {required("name", &Which::name, kWhich)}, bind_context(context, decouple)));
   table.add(make_method<SetParent>(
       {"bdev_lvol_set_parent",
-       "Gives a volume that is not in use another snapshot as its parent: what it does not own it has from there.", kTrue},
+       "Gives a volume that is not in use another snapshot as its parent: what it does not own it has from there.",
+       kTrue},
       {required("lvol_name", &SetParent::lvol_name, kWhich),
        required("parent_name", &SetParent::parent_name, "the snapshot, or read-only volume")},
       bind_context(context, set_parent)));
   table.add(make_method<SetParent>(
-      {"bdev_lvol_set_parent_bdev",
-       "Gives a volume that is not in use a bdev outside of the store as its parent.", kTrue},
+      {"bdev_lvol_set_parent_bdev", "Gives a volume that is not in use a bdev outside of the store as its parent.",
+       kTrue},
       {required("lvol_name", &SetParent::lvol_name, kWhich),
        required("parent_name", &SetParent::parent_name, "the bdev, which nobody may write to from then on")},
       bind_context(context, set_parent_bdev)));

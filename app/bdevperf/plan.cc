@@ -108,7 +108,9 @@ class Planner {
       const size_t end = std::min(names.find(':'), names.size());
       const std::string_view name = names.substr(0, end);
       names.remove_prefix(std::min(end + 1, names.size()));
-      const auto bdev = std::ranges::find_if(bdevs_, [&](const Bdev* b) { return b->name() == name || std::ranges::find(b->aliases(), name) != b->aliases().end(); });
+      const auto bdev = std::ranges::find_if(bdevs_, [&](const Bdev* b) {
+        return b->name() == name || std::ranges::find(b->aliases(), name) != b->aliases().end();
+      });
       if (bdev == bdevs_.end()) return complain(fmt::format("there is no bdev '{}'; there are {}", name, all_names()));
       found.push_back(*bdev);
     }

@@ -108,10 +108,11 @@ Task<int> run(App& app, std::string file, bool json) {
 int main(int argc, char** argv) {
   std::string file;
   bool json = false;
-  CLI::App app("Checks the logical volume store of a file or a block device that nobody else has open: loads it as a\n"
-               "start would, in memory only, and counts everything anew. Writes nothing.\n"
-               "Exit status: 0 it is sound, 1 it is not, 2 it could not be checked.",
-               "sluice-lvol-check");
+  CLI::App app(
+      "Checks the logical volume store of a file or a block device that nobody else has open: loads it as a\n"
+      "start would, in memory only, and counts everything anew. Writes nothing.\n"
+      "Exit status: 0 it is sound, 1 it is not, 2 it could not be checked.",
+      "sluice-lvol-check");
   app.set_version_flag("-v,--version", std::string("Sluice ") + rpc::kVersion);
   app.add_option("file", file, "the file or block device that the store is on")->required();
   app.add_flag("--json", json, "print one line of JSON");

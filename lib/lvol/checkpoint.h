@@ -2,8 +2,8 @@
 // that the journal up to there is not needed any more. Goes on in small steps beside I/O: see Maps on how it freezes
 // what it writes.
 //
-// Order: pages to free places, the volume table to others, flush; superblock into the slot of the older one; flush. Until
-// the last flush the previous superblock and the journal after it hold everything.
+// Order: pages to free places, the volume table to others, flush; superblock into the slot of the older one; flush.
+// Until the last flush the previous superblock and the journal after it hold everything.
 //
 // Thread: the store's owner. One at a time.
 #pragma once

@@ -104,8 +104,8 @@ Task<Result<uint32_t>> CopyJobs::start_shallow_copy(std::string volume, std::str
 Task<> CopyJobs::run(ShallowCopy& copy) {
   Bdev& volume = copy.source->bdev();
   Bdev& destination = copy.destination->bdev();
-  copy.result = co_await call_on(store_of(volume)->thread(),
-                                 [&] { return copy_on_thread(volume, destination, copy.progress); });
+  copy.result =
+      co_await call_on(store_of(volume)->thread(), [&] { return copy_on_thread(volume, destination, copy.progress); });
   copy.source.reset();
   copy.destination.reset();
   copy.ended = true;

@@ -1,7 +1,7 @@
 // CopyJobs: operations on volumes that copy data, for as long as that takes, while everything else goes on.
 //
-// A volume that is being worked on counts as in use: it cannot be deleted. When it is pulled out (its base bdev goes, the
-// process ends) the job ends early.
+// A volume that is being worked on counts as in use: it cannot be deleted. When it is pulled out (its base bdev goes,
+// the process ends) the job ends early.
 //
 // Thread:    the application's.
 // Ownership: borrows the manager. Close it before its end.

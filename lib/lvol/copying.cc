@@ -79,8 +79,7 @@ Task<Result<>> shallow_copy(Store& store, VolumeId id, BdevChannel& volume, Bdev
   if (destination.bdev().size_bytes() < found.record->size_bytes) {
     co_return fail(ENOSPC, "the destination is smaller than the volume");
   }
-  const VolumeId parent =
-      store.volumes().find(found.record->parent) == nullptr ? kNoVolume : found.record->parent;
+  const VolumeId parent = store.volumes().find(found.record->parent) == nullptr ? kNoVolume : found.record->parent;
   const uint64_t cluster_bytes = store.geometry().cluster_bytes;
   const uint64_t clusters = found.record->size_bytes / cluster_bytes;
   std::vector<uint64_t> own;

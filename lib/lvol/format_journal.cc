@@ -127,31 +127,32 @@ RecordType type_of(const Record& record) {
 }
 
 void write(Writer& writer, const Record& record) {
-  std::visit(Overloaded{
-                 [&](const SetEntryRecord& set) {
-                   writer.value(DiskSetEntry{.volume = set.volume, .index = set.index, .entry = to_disk(set.entry)});
-                 },
-                 [&](const DropRangeRecord& drop) {
-                   writer.value(DiskDropRange{
-                       .volume = drop.volume, .first = drop.first, .count = drop.count, .base = drop.base});
-                 },
-                 [&](const AllocateRangeRecord& allocate) {
-                   writer.value(DiskAllocateRange{
-                       .volume = allocate.volume, .first = allocate.first, .count = allocate.count, .own = allocate.own});
-                 },
-                 [&](const PutVolumeRecord& put_volume) {
-                   writer.value(DiskPutVolume{.map_of = put_volume.map_of});
-                   write(writer, put_volume.volume);
-                 },
-                 [&](const DeleteVolumeRecord& deleted) { writer.value(DiskDeleteVolume{.volume = deleted.volume}); },
-                 [&](const PutStoreRecord& put_store) {
-                   writer.value(DiskPutStore{.total_clusters = put_store.total_clusters,
-                                             .name_bytes = static_cast<uint8_t>(put_store.name.size()),
-                                             .zero = {}});
-                   writer.text(put_store.name);
-                 },
-             },
-             record);
+  std::visit(
+      Overloaded{
+          [&](const SetEntryRecord& set) {
+            writer.value(DiskSetEntry{.volume = set.volume, .index = set.index, .entry = to_disk(set.entry)});
+          },
+          [&](const DropRangeRecord& drop) {
+            writer.value(
+                DiskDropRange{.volume = drop.volume, .first = drop.first, .count = drop.count, .base = drop.base});
+          },
+          [&](const AllocateRangeRecord& allocate) {
+            writer.value(DiskAllocateRange{
+                .volume = allocate.volume, .first = allocate.first, .count = allocate.count, .own = allocate.own});
+          },
+          [&](const PutVolumeRecord& put_volume) {
+            writer.value(DiskPutVolume{.map_of = put_volume.map_of});
+            write(writer, put_volume.volume);
+          },
+          [&](const DeleteVolumeRecord& deleted) { writer.value(DiskDeleteVolume{.volume = deleted.volume}); },
+          [&](const PutStoreRecord& put_store) {
+            writer.value(DiskPutStore{.total_clusters = put_store.total_clusters,
+                                      .name_bytes = static_cast<uint8_t>(put_store.name.size()),
+                                      .zero = {}});
+            writer.text(put_store.name);
+          },
+      },
+      record);
 }
 
 [[nodiscard]] bool read(Reader& reader, SetEntryRecord& set) {

@@ -37,14 +37,15 @@ class MapLoader {
         const PageNumber first = at->first;
         auto last = at;
         auto end = at;
-        for (; end != wanted.end() && end->first - last->first <= kMaxGapPages && end->first - first < kReadPages; ++end)
+        for (; end != wanted.end() && end->first - last->first <= kMaxGapPages && end->first - first < kReadPages;
+             ++end)
           last = end;
         const uint64_t pages = last->first - first + 1;
         auto read = co_await io_.read(first, buffer_.bytes().first(pages * kPageBytes));
         if (!read) co_return read;
         for (; at != end; ++at) {
-          take(level, at->first, at->second, PageView(buffer_.bytes().data() + (at->first - first) * kPageBytes,
-                                                       kPageBytes));
+          take(level, at->first, at->second,
+               PageView(buffer_.bytes().data() + (at->first - first) * kPageBytes, kPageBytes));
           if (++step_ % kStepPages == 0) co_await next_turn();
         }
       }
@@ -54,7 +55,8 @@ class MapLoader {
     for (LeafPage* leaf : leaves_) {
       for (uint32_t i = 0; i < kFanOut; ++i) {
         const Entry entry = leaf->load(i);
-        if (places_.has(entry.own) || places_.has(entry.base)) co_return fail(EILSEQ, "a map names a cluster of metadata");
+        if (places_.has(entry.own) || places_.has(entry.base))
+          co_return fail(EILSEQ, "a map names a cluster of metadata");
       }
       maps_.count_leaf(*leaf);
       if (++step_ % kStepPages == 0) co_await next_turn();

@@ -16,16 +16,16 @@
 
 namespace sluice::lvol {
 
-// The newest valid one of the two. Errors: ENODATA: there is no store on this device; EILSEQ, ENOTSUP: there is one that
-// cannot be read; EIO.
+// The newest valid one of the two. Errors: ENODATA: there is no store on this device; EILSEQ, ENOTSUP: there is one
+// that cannot be read; EIO.
 Task<Result<Superblock>> read_superblock(MetaIo& io, uint64_t base_bytes);
 
 struct Loaded {
   Journal::Position journal;
   std::vector<PageNumber> table_places;
-  std::string name;                 // as the journal left it
-  uint32_t total_clusters = 0;      //
-  std::string damage;               // empty: none. Else the first thing found: the store must not be written to
+  std::string name;             // as the journal left it
+  uint32_t total_clusters = 0;  //
+  std::string damage;           // empty: none. Else the first thing found: the store must not be written to
 };
 
 // Fills empty parts. Pages that cannot be read make the volumes above them damaged, and then the journal is not

@@ -1,5 +1,5 @@
-// MapRequest: what a channel of a volume asks of the store's owner. It carries itself there and back, and is the request
-// to the base bdev in between.
+// MapRequest: what a channel of a volume asks of the store's owner. It carries itself there and back, and is the
+// request to the base bdev in between.
 #pragma once
 
 #include <cstdint>
@@ -37,20 +37,20 @@ struct MapRequest : BlockIo {
   void (*on_answer)(Work& work) = nullptr;  // `run`, then
 
   Kind kind = Kind::kWrite;
-  uint32_t index = 0;    // cluster of the volume
-  uint32_t count = 1;    // kDrop: of clusters
-  uint64_t touched = 0;  // kWrite: bits of the sub-clusters that are written, wholly or in part
-  uint64_t partial = 0;  // of these, in part only
-  bool allocate = false; // kOwn: also what is not mapped
-  bool failed = false;   // kPublish: what was to be written is not there
+  uint32_t index = 0;     // cluster of the volume
+  uint32_t count = 1;     // kDrop: of clusters
+  uint64_t touched = 0;   // kWrite: bits of the sub-clusters that are written, wholly or in part
+  uint64_t partial = 0;   // of these, in part only
+  bool allocate = false;  // kOwn: also what is not mapped
+  bool failed = false;    // kPublish: what was to be written is not there
 
   Answer answer = Answer::kFailed;
   IoStatus result = IoStatus::kOk;  // of kFailed
   // Of kGranted.
   ClusterIndex cluster = kNoCluster;
-  Entry source;       // the entry before: where the rest of sub-clusters comes from
-  uint64_t fill = 0;  // of `partial`, those whose rest must be filled from `source` (the others are in `cluster`)
-  uint64_t copy = 0;  // further sub-clusters to copy from `source`
+  Entry source;         // the entry before: where the rest of sub-clusters comes from
+  uint64_t fill = 0;    // of `partial`, those whose rest must be filled from `source` (the others are in `cluster`)
+  uint64_t copy = 0;    // further sub-clusters to copy from `source`
   uint64_t locked = 0;  // nobody else is granted these meanwhile
 };
 

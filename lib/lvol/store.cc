@@ -37,8 +37,7 @@ Result<Geometry> geometry_for(uint64_t base_bytes, uint64_t cluster_bytes) {
   geometry.total_clusters = static_cast<uint32_t>(clusters);
   // One page of journal for each megabyte.
   const uint64_t wanted = base_bytes >> 20;
-  geometry.journal_pages =
-      static_cast<uint32_t>(std::clamp<uint64_t>(wanted, kMinJournalPages, kMaxJournalPages));
+  geometry.journal_pages = static_cast<uint32_t>(std::clamp<uint64_t>(wanted, kMinJournalPages, kMaxJournalPages));
   const uint64_t reserved_bytes = (kJournalFirstPage + geometry.journal_pages) * kPageBytes;
   geometry.reserved_clusters = static_cast<uint32_t>(
       std::max<uint64_t>(kFirstDataCluster, (reserved_bytes + cluster_bytes - 1) / cluster_bytes));
@@ -169,7 +168,8 @@ Task<Result<std::unique_ptr<Store>>> Store::load(LwThread& thread, BdevChannel& 
 Task<> Store::close() {
   if (damage_.empty()) {
     std::ignore = co_await commit();
-    if (damage_.empty() && superblock_.journal_sequence != journal_->next_sequence()) std::ignore = co_await checkpoint();
+    if (damage_.empty() && superblock_.journal_sequence != journal_->next_sequence())
+      std::ignore = co_await checkpoint();
   }
   closing_ = true;
   wake();
@@ -296,8 +296,7 @@ void Store::fail(const Error& error) {
 Task<Result<>> Store::checkpoint() {
   while (checkpoint_runs_) co_await checkpoint_done_.wait();
   if (!damage_.empty()) co_return sluice::fail(EROFS, "the store can only be read");
-  const uint64_t available =
-      places_.spare() + static_cast<uint64_t>(clusters_.free()) * geometry_.pages_per_cluster();
+  const uint64_t available = places_.spare() + static_cast<uint64_t>(clusters_.free()) * geometry_.pages_per_cluster();
   if (checkpoint_.pages_needed() > available) co_return sluice::fail(ENOSPC, "the store has no room for its metadata");
   checkpoint_runs_ = true;
   const Result<> done = co_await checkpoint_.run(*journal_, name_, geometry_);
@@ -644,8 +643,9 @@ Task<Result<Store::Changed>> Store::changed_clusters(VolumeId from, VolumeId to,
       changed.next = end;
       break;
     }
-    changed.next = maps_.compare(since == nullptr ? empty : since->map, volume->map, changed.next, end, kSettleStep,
-                                 [&](uint64_t index, const Entry&, const Entry&) { changed.clusters.push_back(index); });
+    changed.next =
+        maps_.compare(since == nullptr ? empty : since->map, volume->map, changed.next, end, kSettleStep,
+                      [&](uint64_t index, const Entry&, const Entry&) { changed.clusters.push_back(index); });
     if (changed.clusters.size() > limit) {
       changed.next = changed.clusters[limit];
       changed.clusters.resize(limit);

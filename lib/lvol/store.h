@@ -41,11 +41,11 @@ class StoreEvents {
 };
 
 struct StoreUsage {
-  uint32_t total_clusters = 0;     // for data and metadata: all but superblocks and journal
-  uint32_t free_clusters = 0;      // with those that are on their way back
+  uint32_t total_clusters = 0;  // for data and metadata: all but superblocks and journal
+  uint32_t free_clusters = 0;   // with those that are on their way back
   uint32_t metadata_clusters = 0;
-  uint64_t map_pages = 0;          // in memory
-  uint32_t waiting_writes = 0;     // for a free cluster
+  uint64_t map_pages = 0;       // in memory
+  uint32_t waiting_writes = 0;  // for a free cluster
   // How often writes of a volume were held for a snapshot, and for how long.
   uint64_t holds = 0;
   uint64_t holds_p99_ns = 0;
@@ -105,8 +105,8 @@ class Store {
   // Why it must not be written to; empty if it may.
   const std::string& damage() const { return damage_; }
 
-  // Errors of all that follow: EEXIST (a volume of this name); ENOENT; EROFS (the store is damaged, or failed); EIO (the
-  // operation has been carried out in memory, and may or may not be durable); EINVAL (name, size); ENOSPC; EBUSY
+  // Errors of all that follow: EEXIST (a volume of this name); ENOENT; EROFS (the store is damaged, or failed); EIO
+  // (the operation has been carried out in memory, and may or may not be durable); EINVAL (name, size); ENOSPC; EBUSY
   // (another operation on the same volume).
   struct CreateOptions {
     std::string name;
@@ -142,9 +142,9 @@ class Store {
   // Shortens what a load must replay.
   Task<Result<>> checkpoint();
   Task<Result<VolumeUsage>> usage_of(VolumeId id);
-  // The clusters of `to` that differ from those of `from` (kNoVolume: from an empty volume), in order: those from cluster
-  // `first` on, `limit` at most, and where to go on. Shared pages are skipped without looking; what is told may be the
-  // same all the same, if somebody wrote the same again. Errors: ENOENT; EROFS (the store is damaged).
+  // The clusters of `to` that differ from those of `from` (kNoVolume: from an empty volume), in order: those from
+  // cluster `first` on, `limit` at most, and where to go on. Shared pages are skipped without looking; what is told may
+  // be the same all the same, if somebody wrote the same again. Errors: ENOENT; EROFS (the store is damaged).
   struct Changed {
     std::vector<uint64_t> clusters;
     uint64_t next = 0;  // the volume's number of clusters: that was all

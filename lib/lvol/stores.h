@@ -72,8 +72,8 @@ class Stores final : public BdevWatcher, private ServedStoreEvents {
   Task<Result<>> resize(std::string volume, uint64_t size_bytes);
   Task<Result<>> set_readonly(std::string volume);
   // What the volume does not own itself it has from another snapshot of its store, or from another bdev, from now on.
-  // Errors: EBUSY: it is in use; EINVAL (the two are of different stores, or it is the wrong kind of bdev); EPERM: that is
-  // no read-only volume, or larger.
+  // Errors: EBUSY: it is in use; EINVAL (the two are of different stores, or it is the wrong kind of bdev); EPERM: that
+  // is no read-only volume, or larger.
   Task<Result<>> set_parent(std::string volume, std::string parent);
   Task<Result<>> set_parent_bdev(std::string volume, std::string bdev_name);
   // Operations that take long, and need no lock.

@@ -420,8 +420,7 @@ Task<IoStatus> VolumeChannel::write_filled(Piece& piece, uint64_t begin_bytes, s
   const uint64_t last_touched = (to - 1) / subcluster_bytes_;
   if ((piece.fill >> first_touched & 1) != 0) from = first_touched * subcluster_bytes_;
   if ((piece.fill >> last_touched & 1) != 0) to = (last_touched + 1) * subcluster_bytes_;
-  co_return co_await transfer(channel_of(base_), IoType::kWrite,
-                              store_.geometry().offset_bytes(piece.cluster) + from,
+  co_return co_await transfer(channel_of(base_), IoType::kWrite, store_.geometry().offset_bytes(piece.cluster) + from,
                               bytes.subspan(from - begin_bytes, to - from));
 }
 

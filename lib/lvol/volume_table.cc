@@ -90,8 +90,7 @@ Result<> VolumeTable::apply_one(const DropRangeRecord& record, const Geometry& g
   if (volume == nullptr || !within(*volume, record.first, record.count, geometry) || record.base > kBaseZeros) {
     return fail(EILSEQ, "the journal drops clusters that there are not");
   }
-  drop_range(maps_, volume->map, record.first, record.count,
-             {.own = kNoCluster, .base = record.base, .valid = 0}, by);
+  drop_range(maps_, volume->map, record.first, record.count, {.own = kNoCluster, .base = record.base, .valid = 0}, by);
   return {};
 }
 

@@ -173,8 +173,8 @@ void WriteArbiter::publish(MapRequest& request) {
       after.valid |= before.valid;
     }
     if (after.valid == full) after.base = kBaseOrigin;
-    const RecordNumber by = parts_.journal.append(
-        SetEntryRecord{.volume = volume.id(), .index = request.index, .entry = after});
+    const RecordNumber by =
+        parts_.journal.append(SetEntryRecord{.volume = volume.id(), .index = request.index, .entry = after});
     parts_.maps.set(volume.map, request.index, after, by);
     pending.fresh = false;
   }
@@ -225,7 +225,8 @@ void WriteArbiter::drop(MapRequest& request) {
     return;
   }
   uint32_t count = 0;
-  while (count < std::min(request.count, kDropStep) && !pending_.contains(key_of(volume, request.index + count))) ++count;
+  while (count < std::min(request.count, kDropStep) && !pending_.contains(key_of(volume, request.index + count)))
+    ++count;
   if (count == 0) {
     pending_.find(key_of(volume, request.index))->second.waiting.push_back(request);
     return;

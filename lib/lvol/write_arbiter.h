@@ -81,8 +81,8 @@ class WriteArbiter {
     // The entry's own one before, which keeps one more reference until all is published: when others let go of it, it
     // must not become one to write to in place, beside those who copy from it.
     ClusterIndex copied = kNoCluster;
-    uint32_t users = 0;                 // granted
-    uint64_t busy = 0;                  // sub-clusters being written
+    uint32_t users = 0;  // granted
+    uint64_t busy = 0;   // sub-clusters being written
     Fifo<Work> waiting;
   };
   static uint64_t key_of(const Volume& volume, uint32_t index);

@@ -41,8 +41,9 @@ void write_all(const std::string& directory) {
   for (const Record& record : std::initializer_list<Record>{
            SetEntryRecord{.volume = 3, .index = 1, .entry = {.own = 9, .base = 1, .valid = 3}},
            DropRangeRecord{.volume = 3, .first = 1, .count = 2},
-           AllocateRangeRecord{.volume = 3, .first = 1, .count = 2, .own = 9}, PutVolumeRecord{.volume = volume, .map_of = 1},
-           DeleteVolumeRecord{.volume = 3}, PutStoreRecord{.name = "renamed", .total_clusters = 2000}}) {
+           AllocateRangeRecord{.volume = 3, .first = 1, .count = 2, .own = 9},
+           PutVolumeRecord{.volume = volume, .map_of = 1}, DeleteVolumeRecord{.volume = 3},
+           PutStoreRecord{.name = "renamed", .total_clusters = 2000}}) {
     CHECK(append(record, page, header));
   }
   seal(header, page);

@@ -54,9 +54,7 @@ TEST_F(CheckTest, TellsWhatIsThere) {
 }
 
 TEST_F(CheckTest, FindsWhatIsMappedBeyondTheEnd) {
-  change([&] {
-    maps().set(world_.find("a")->map, 7, {.own = free_cluster(), .base = kBaseOrigin, .valid = 1}, 0);
-  });
+  change([&] { maps().set(world_.find("a")->map, 7, {.own = free_cluster(), .base = kBaseOrigin, .valid = 1}, 0); });
   EXPECT_THAT(world_.findings(), ElementsAre(HasSubstr("has 4 clusters, but cluster 7 is mapped")));
 }
 
@@ -66,9 +64,8 @@ TEST_F(CheckTest, FindsReferencesThatNoEntryHas) {
 }
 
 TEST_F(CheckTest, FindsEntriesThatCannotBe) {
-  change([&] {
-    maps().set(world_.find("a")->map, 2, {.own = free_cluster(), .base = kBaseOrigin, .valid = ~0ULL}, 0);
-  });
+  change(
+      [&] { maps().set(world_.find("a")->map, 2, {.own = free_cluster(), .base = kBaseOrigin, .valid = ~0ULL}, 0); });
   EXPECT_THAT(world_.findings(), Contains(HasSubstr("an entry cannot be")));
 }
 

@@ -187,8 +187,8 @@ TEST_F(LvolCopyingTest, AVolumeWithAnotherParentHasItsOwnPartsAndTheParents) {
   make_clone();
   std::vector<std::byte> of_other = zeros();
   world_.create("other", kBytes);
-  write("other", 0, kCluster / 2, 20, of_other);                      // partly where the clone has nothing of its own
-  write("other", kCluster, kCluster, 21, of_other);                   // wholly where it has
+  write("other", 0, kCluster / 2, 20, of_other);     // partly where the clone has nothing of its own
+  write("other", kCluster, kCluster, 21, of_other);  // wholly where it has
   write("other", 5 * kCluster + 4 * kSubcluster, kCluster / 2, 22, of_other);  // partly where it has
   world_.snapshot("other", "base");
   ASSERT_TRUE(world_.await(world_.store().set_parent(world_.id("clone"), world_.id("base"), "")));

@@ -439,7 +439,8 @@ TEST(LvolFormat, RefusesRecordsThatMakeNoSense) {
   EXPECT_FALSE(taken(with(drop, 12, {3})));  // beyond the last index
   EXPECT_FALSE(taken(with(drop, 12, {0})));  // nothing
   EXPECT_FALSE(taken(with(drop, 16, {2})));  // a base that is a cluster
-  const std::vector<uint8_t> range = bytes_of(AllocateRangeRecord{.volume = 1, .first = 0xffff'fffe, .count = 2, .own = 5});
+  const std::vector<uint8_t> range =
+      bytes_of(AllocateRangeRecord{.volume = 1, .first = 0xffff'fffe, .count = 2, .own = 5});
   EXPECT_FALSE(taken(with(range, 4, {0})));   // no volume
   EXPECT_FALSE(taken(with(range, 12, {3})));  // beyond the last index
   EXPECT_FALSE(taken(with(range, 12, {0})));  // nothing

@@ -146,9 +146,7 @@ Result<> LvolWorld::remove(const std::string& name) {
 
 Result<> LvolWorld::resize(const std::string& name, uint64_t size_bytes) {
   Bdev& changed = bdev(name);
-  const auto set_size = [&](uint64_t bytes) {
-    hosts().on(app(), [&] { world_->manager.set_size(changed, bytes); });
-  };
+  const auto set_size = [&](uint64_t bytes) { hosts().on(app(), [&] { world_->manager.set_size(changed, bytes); }); };
   if (size_bytes < changed.size_bytes()) set_size(size_bytes);
   const Result<> resized = await(store_->resize(id(name), size_bytes));
   set_size(find(name)->record->size_bytes);
@@ -164,8 +162,7 @@ Bdev& LvolWorld::bdev(const std::string& name) {
   Open open{.bdev = &world_->add(make_volume_bdev(*store_, *volume, *volume->record, "store", base, nullptr)),
             .users = {}};
   for (LwThread* thread : user_threads_) {
-    open.users.push_back(
-        std::make_unique<DiskUser>(*world_, open.bdev->name(), *thread, !open.bdev->readonly()));
+    open.users.push_back(std::make_unique<DiskUser>(*world_, open.bdev->name(), *thread, !open.bdev->readonly()));
   }
   return *volumes_.emplace(name, std::move(open)).first->second.bdev;
 }

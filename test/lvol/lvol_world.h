@@ -1,5 +1,5 @@
-// LvolWorld: what a test of volumes needs around it: hosts, a CrashDisk, a store on a lightweight thread of its own, and
-// its volumes as bdevs, with users on threads of theirs. Time is virtual: it passes when there is nothing to do.
+// LvolWorld: what a test of volumes needs around it: hosts, a CrashDisk, a store on a lightweight thread of its own,
+// and its volumes as bdevs, with users on threads of theirs. Time is virtual: it passes when there is nothing to do.
 //
 //   LvolWorld world({.cluster_bytes = 64U << 10});         // formatted, and loaded
 //   world.create("a", 1U << 20);
@@ -30,8 +30,8 @@ struct WorldOptions {
   uint32_t block_bytes = 512;
   uint64_t cluster_bytes = 64U << 10;
   uint64_t seed = 1;
-  size_t users = 2;       // threads of users, each on a host of its own
-  bool shuffled = false;  // the seed decides who has a turn
+  size_t users = 2;         // threads of users, each on a host of its own
+  bool shuffled = false;    // the seed decides who has a turn
   uint64_t disk_bytes = 0;  // that the disk has at first; 0: all
 };
 
@@ -43,8 +43,8 @@ class LvolWorld final : public StoreEvents {
 
   // Makes hosts, disk and threads, and loads the store. Errors: those of Store::load(); nothing is open then.
   Result<> open();
-  // Closes volumes, store and disk, and destroys the hosts. Writes that wait for space fail. The power is on again then,
-  // and nothing is going to fail.
+  // Closes volumes, store and disk, and destroys the hosts. Writes that wait for space fail. The power is on again
+  // then, and nothing is going to fail.
   void close();
   bool is_open() const { return store_ != nullptr; }
   // Whether the power had failed when it was closed last.

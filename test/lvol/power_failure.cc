@@ -413,7 +413,8 @@ class Run {
                                         IoType::kWrite, IoType::kWriteZeroes, IoType::kWrite, IoType::kRead};
     const IoType type = kTypes[below(std::size(kTypes))];
     const bool changes = type != IoType::kRead && type != IoType::kFlush;
-    ModelVolume* model = pick([&](const ModelVolume& at) { return !at.unsure && !at.quiet && !(changes && at.readonly); });
+    ModelVolume* model =
+        pick([&](const ModelVolume& at) { return !at.unsure && !at.quiet && !(changes && at.readonly); });
     if (model == nullptr) return;
     const BlockRange range = type == IoType::kFlush ? BlockRange{} : pick_range(*model, type);
     const auto meets = [&](const Request& other) {
@@ -564,11 +565,8 @@ class Run {
   VolumeId id_of(const ModelVolume& model) { return world_->id(model.name); }
 
   ModelVolume& add_volume(std::string name, uint64_t size_bytes, const CrashModel& content) {
-    ModelVolume& model = volumes_.emplace_back(ModelVolume{.name = std::move(name),
-                                                           .maybe_name = {},
-                                                           .size_bytes = size_bytes,
-                                                           .content = content,
-                                                           .spots = {}});
+    ModelVolume& model = volumes_.emplace_back(ModelVolume{
+        .name = std::move(name), .maybe_name = {}, .size_bytes = size_bytes, .content = content, .spots = {}});
     // Until it is there.
     model.maybe_absent = true;
     model.quiet = true;
@@ -622,12 +620,12 @@ class Run {
     for (const Request& request : requests_) {
       if (request.volume == source && request.changes()) model.content.maybe_set(changed_by(request), request.version);
     }
-    Operation& begun =
-        begin(fmt::format("snapshot {} of {}", model.name, source->name),
-              world_->store().snapshot(id_of(*source), model.name, {}), [this, &model, source](const Operation& operation) {
-                --source->operations;
-                made(model, operation);
-              });
+    Operation& begun = begin(fmt::format("snapshot {} of {}", model.name, source->name),
+                             world_->store().snapshot(id_of(*source), model.name, {}),
+                             [this, &model, source](const Operation& operation) {
+                               --source->operations;
+                               made(model, operation);
+                             });
     begun.source = source;
     begun.snapshot = &model;
   }

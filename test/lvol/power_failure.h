@@ -1,6 +1,6 @@
 // A run of a store through power failures, from one seed: users do I/O to volumes while volumes are made, snapshotted,
-// cloned, resized and deleted, until the power fails at some request (perhaps while the store is loaded); then the store
-// is loaded from what is left, compared with what it may hold, and everything goes on from there. See README.md.
+// cloned, resized and deleted, until the power fails at some request (perhaps while the store is loaded); then the
+// store is loaded from what is left, compared with what it may hold, and everything goes on from there. See README.md.
 //
 // Thread: one OS thread.
 #pragma once
@@ -18,9 +18,9 @@ struct PowerFailureOutcome {
   uint64_t operations = 0;  // on volumes, that have succeeded
   uint64_t cuts = 0;
   uint64_t cuts_at_load = 0;
-  uint64_t refused = 0;  // writes for which there was no space
+  uint64_t refused = 0;   // writes for which there was no space
   uint64_t failures = 0;  // stores that could not write their metadata
-  uint64_t blocks = 0;   // compared after a load
+  uint64_t blocks = 0;    // compared after a load
 };
 
 // Leaves a run that has failed in memory as it is.

@@ -67,7 +67,8 @@ class World {
   static BdevChannel& channel_of(const Opened& opened) { return static_cast<BdevChannel&>(*opened.channel.get()); }
 
   Opened open(const std::string& name, LwThread& thread) {
-    Opened opened{.thread = &thread, .handle = bdevs_.open(name, BdevAccess::kRead, events_, "benchmark").value(), .channel = {}};
+    Opened opened{
+        .thread = &thread, .handle = bdevs_.open(name, BdevAccess::kRead, events_, "benchmark").value(), .channel = {}};
     opened.channel = hosts_.on(thread, [&] { return thread.get_channel(opened.handle->bdev()).value(); });
     return opened;
   }
@@ -91,7 +92,8 @@ class World {
   }
   Bdev& offer(VolumeId id) {
     Volume& volume = *store_->volumes().find(id);
-    return *bdevs_.add(make_volume_bdev(*store_, volume, *volume.record, "store", base_.handle->bdev(), nullptr)).value();
+    return *bdevs_.add(make_volume_bdev(*store_, volume, *volume.record, "store", base_.handle->bdev(), nullptr))
+                .value();
   }
   void withdraw(Bdev& bdev) { hosts_.await(hosts_.home(), bdevs_.remove(bdev, RemoveMode::kIfUnused)).value(); }
 
