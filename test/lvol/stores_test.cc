@@ -289,7 +289,11 @@ class FullStoreTest : public StoresTest {
       writes_.push_back(std::make_unique<TestIo>(IoType::kWrite, offset, std::initializer_list{buffer_.bytes()}));
       user_->submit(*writes_.back());
     }
-    EXPECT_TRUE(world_.hosts.run_until([&] { return !told_.no_space.empty(); }));
+    // It looks again and again whether what was dropped has come back.
+    EXPECT_TRUE(world_.hosts.run_until([&] {
+      world_.hosts.advance(kNsPerMs);
+      return !told_.no_space.empty();
+    }));
     world_.hosts.run_until_idle();
     EXPECT_FALSE(writes_.back()->done);
     EXPECT_GT(await(stores_->store("lvs"))->usage.waiting_writes, 0U);
