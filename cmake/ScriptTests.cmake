@@ -1,5 +1,5 @@
-# CTest entries that are scripts: label "static" looks at the sources, "rpc" and "guest" drive the built daemon, "bench"
-# runs the measurements briefly.
+# CTest entries that are scripts: label "static" looks at the sources, "rpc", "lvol" and "guest" drive the built daemon,
+# "bench" runs the measurements briefly.
 # An instrumented build has the unit tests only: scripts/test.sh runs these once, with the release.
 if(SLUICE_SANITIZE)
   return()
@@ -15,7 +15,7 @@ endforeach()
 set_tests_properties(static_check-headers PROPERTIES RUN_SERIAL ON ENVIRONMENT SLUICE_BUILD_DIR=${PROJECT_BINARY_DIR})
 
 # One entry per file of Python tests. They find the daemon by SLUICE_VHOST, the tree of programs by SLUICE_BUILD_DIR.
-foreach(label rpc guest bench)
+foreach(label rpc lvol guest bench)
   file(GLOB files RELATIVE ${PROJECT_SOURCE_DIR}/test/${label} CONFIGURE_DEPENDS
        ${PROJECT_SOURCE_DIR}/test/${label}/*_test.py ${PROJECT_SOURCE_DIR}/test/${label}/test_*.py)
   foreach(file ${files})

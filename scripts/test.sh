@@ -9,13 +9,13 @@ usage: scripts/test.sh [--quick | --only LABEL]
 
 Installs what is missing (scripts/setup), builds and tests:
   release   label unit (C++ tests), static (format, layers, headers), rpc (Python tests of the daemon's RPC),
-            guest (a virtual machine that uses the disks) and bench (do the measurements work? briefly, and
-            whatever the figures)
+            lvol (a daemon with logical volumes that is killed), guest (a virtual machine that uses the disks) and
+            bench (do the measurements work? briefly, and whatever the figures)
   asan      label unit with AddressSanitizer and UndefinedBehaviorSanitizer
   tsan      label unit with ThreadSanitizer
 
   --quick       unit tests of the release only
-  --only LABEL  unit (in all three builds), static, rpc, guest or bench
+  --only LABEL  unit (in all three builds), static, rpc, lvol, guest or bench
 One test of them by hand: ctest --test-dir build/release -R NAME --output-on-failure
 USAGE
 }
@@ -27,7 +27,7 @@ refuse() {
 }
 
 presets=(release asan tsan)
-labels='unit|static|rpc|guest|bench'
+labels='unit|static|rpc|lvol|guest|bench'
 case ${1:-} in
   '') ;;
   --quick)
@@ -38,7 +38,7 @@ case ${1:-} in
     labels=${2:-}
     case $labels in
       unit) ;;
-      static | rpc | guest | bench) presets=(release) ;;
+      static | rpc | lvol | guest | bench) presets=(release) ;;
       '') refuse "--only needs a label" ;;
       *) refuse "unknown label: $labels" ;;
     esac

@@ -486,7 +486,8 @@ Task<Result<VolumeId>> Store::copy(VolumeId id, std::string name, bool as_snapsh
   volume.busy = true;
   // Most of the waiting comes before writes are held.
   Result<> result = co_await make_room();
-  const bool hold = result && volume.writable();
+  // Writes may be in flight that began before the volume became read-only.
+  const bool hold = result && !volume.record->snapshot;
   if (hold) {
     co_await arbiter_->hold(volume);
     result = co_await make_room();
@@ -542,15 +543,22 @@ Task<Result<>> Store::resize(VolumeId id, uint64_t size_bytes) {
   const uint64_t before = volume.record->size_bytes / cluster;
   if (clusters == 0 || clusters > UINT32_MAX) co_return sluice::fail(EINVAL, "a volume has 1 to 2^32 - 1 clusters");
   volume.busy = true;
+  // What is in flight beyond the new end must not map anything there afterwards; what waits is refused then.
+  const bool hold = clusters < before && volume.writable();
+  if (hold) co_await arbiter_->hold(volume);
+  const Result<> result = co_await change_size(volume, clusters);
+  if (hold) arbiter_->release(volume);
+  volume.busy = false;
+  co_return result;
+}
+
+Task<Result<>> Store::change_size(Volume& volume, uint64_t clusters) {
   // In steps, so that the last one has nothing left to drop.
-  for (uint64_t end = before; end > clusters;) {
+  for (uint64_t end = volume.record->size_bytes / geometry_.cluster_bytes; end > clusters;) {
     const uint64_t first = std::max<uint64_t>(clusters, end > kAllocateStep ? end - kAllocateStep : 0);
     if (maps_.next_mapped(volume.map, first, end) < end) {
-      if (auto room = co_await make_room(); !room) {
-        volume.busy = false;
-        co_return room;
-      }
-      change(DropRangeRecord{.volume = id,
+      if (auto room = co_await make_room(); !room) co_return room;
+      change(DropRangeRecord{.volume = volume.id(),
                              .first = static_cast<uint32_t>(first),
                              .count = static_cast<uint32_t>(end - first),
                              .base = kBaseOrigin});
@@ -558,9 +566,8 @@ Task<Result<>> Store::resize(VolumeId id, uint64_t size_bytes) {
     }
     end = first;
   }
-  const Result<> result = co_await alter(id, [&](VolumeRecord& record) { record.size_bytes = clusters * cluster; });
-  volume.busy = false;
-  co_return result;
+  const uint64_t size_bytes = clusters * geometry_.cluster_bytes;
+  co_return co_await alter(volume.id(), [size_bytes](VolumeRecord& record) { record.size_bytes = size_bytes; });
 }
 
 Task<Result<>> Store::set_readonly(VolumeId id) {

@@ -102,6 +102,7 @@ VolumeChannel::Piece& VolumeChannel::take_piece(BlockIo* io, Split* split) {
   piece.split = split;
   piece.owning = nullptr;
   piece.volume = &volume_;
+  piece.count = 1;
   if (io != nullptr) {
     piece.type = io->type;
     piece.iov = io->iov;

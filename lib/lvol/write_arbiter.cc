@@ -52,6 +52,12 @@ void WriteArbiter::answer(MapRequest& request, MapRequest::Answer answer, IoStat
   request.channel_thread->send(request);
 }
 
+// The volume may have become smaller since the request was checked.
+bool WriteArbiter::beyond_end(const MapRequest& request) const {
+  const uint64_t clusters = request.volume->record->size_bytes / parts_.geometry.cluster_bytes;
+  return static_cast<uint64_t>(request.index) + request.count > clusters;
+}
+
 void WriteArbiter::write(MapRequest& request) {
   Volume& volume = *request.volume;
   if (failed_ != IoStatus::kOk) {
@@ -60,6 +66,10 @@ void WriteArbiter::write(MapRequest& request) {
   }
   if (volume.held.load(std::memory_order_relaxed)) {
     volume.waiting.push_back(request);
+    return;
+  }
+  if (beyond_end(request)) {
+    answer(request, MapRequest::Answer::kFailed, IoStatus::kInvalid);
     return;
   }
   const bool own = request.kind == MapRequest::Kind::kOwn;
@@ -194,6 +204,10 @@ void WriteArbiter::drop(MapRequest& request) {
   }
   if (volume.held.load(std::memory_order_relaxed)) {
     volume.waiting.push_back(request);
+    return;
+  }
+  if (beyond_end(request)) {
+    answer(request, MapRequest::Answer::kFailed, IoStatus::kInvalid);
     return;
   }
   // Over an external origin there must be an entry that hides it.

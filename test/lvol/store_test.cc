@@ -243,6 +243,26 @@ TEST_F(StoreTest, WhatWasCutOffIsZeroesWhenTheVolumeGrowsAgain) {
   expect_all();
 }
 
+TEST_F(StoreTest, AWriteInFlightBeyondTheNewEndLeavesNothingThere) {
+  make({.cluster_bytes = 64 * kKiB});
+  create("a", 1 * kMiB);
+  const PageBuffer data(64 * kKiB, 1);
+  // Each is somewhere else on its way when the end moves.
+  for (int steps = 0; steps < 40; ++steps) {
+    TestIo io(IoType::kWrite, 15 * 64 * kKiB, {data.bytes()});
+    world().user("a").submit(io);
+    for (int i = 0; i < steps; ++i) std::ignore = world().step();
+    ASSERT_TRUE(world().await(world().store().resize(world().id("a"), 512 * kKiB)).has_value());
+    const IoStatus status = world().finish(io);
+    EXPECT_TRUE(status == IoStatus::kOk || status == IoStatus::kInvalid) << to_string(status);
+    EXPECT_THAT(world().findings(), IsEmpty());
+    ASSERT_TRUE(world().resize("a", 1 * kMiB).has_value());
+    PageBuffer read(64 * kKiB, 2);
+    ASSERT_EQ(world().read("a", 15 * 64 * kKiB, read.bytes()), IoStatus::kOk);
+    EXPECT_TRUE(all_zero(read.bytes())) << steps;
+  }
+}
+
 TEST_F(StoreTest, AStoreGrowsWithItsDisk) {
   make({.size_bytes = 32 * kMiB, .disk_bytes = 8 * kMiB});
   const uint32_t before = free_clusters();

@@ -34,6 +34,7 @@ USED_MIB = 16  # of each volume, from its beginning
 MAX_MIB = 24
 STORE_MIB = 512
 MAX_FROZEN = 5
+CALL_S = 0.003  # that a call may take
 MAX_LOAD_S = 1.0
 PATIENCE_S = 60
 
@@ -81,37 +82,47 @@ class Load:
 
 
 class Killer:
-    """Kills a process after a while, once."""
+    """Kills a process after a while, or earlier."""
 
     def __init__(self, process, after_s):
         self.at_ns = None
         self._process = process
-        self._timer = threading.Timer(after_s, self._kill)
-        self._timer.start()
+        self._lock = threading.Lock()
+        self._timers = []
+        self.within(after_s)
+
+    def within(self, after_s):
+        self._timers.append(threading.Timer(after_s, self._kill))
+        self._timers[-1].start()
 
     def _kill(self):
-        self.at_ns = time.monotonic_ns()
-        self._process.kill()
+        with self._lock:
+            if self.at_ns is None:
+                self.at_ns = time.monotonic_ns()
+                self._process.kill()
 
     def join(self):
-        self._timer.join()
+        self._timers[-1].join()
         self._process.wait()
+        for timer in self._timers:
+            timer.cancel()
 
 
 class Rounds:
     """A store, its volumes, and how often its daemon is killed."""
 
-    def __init__(self, seed, check):
+    def __init__(self, seed, check, directory=None):
         for program in (LOAD, *([CHECK] if check else [])):
             if not program.exists():
                 raise unittest.SkipTest(f'{program} is not built (scripts/build)')
         self.random = random.Random(seed)
         self.check = check
         self.load_s = []
-        self.changes = self.flushes = self.calls = self.checked = self.interrupted = 0
+        self.changes = self.flushes = self.calls = self.checked = self.interrupted = self.completed = 0
         self.made = 0  # names
-        base = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix='sluice-kill-', dir=base))
+        if directory is None and os.access('/dev/shm', os.W_OK):
+            directory = '/dev/shm'
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix='sluice-kill-', dir=directory))
         self.daemon = None
         self.load = None
         try:
@@ -187,6 +198,9 @@ class Rounds:
     def _change(self, after, method, **params):
         """A call after which there are these volumes. If the daemon dies meanwhile, these or those there were."""
         self.maybe = after
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            self.killer.within(self.random.uniform(0, CALL_S))
         self.call(method, **params)
         self.volumes = after
         self.maybe = None
@@ -286,6 +300,8 @@ class Rounds:
         self.contents = {volume.content for volume in self.volumes.values() if volume.content}
         self.maybe = None
         self.load.tell('run')
+        # Half of the kills are meant to meet a call.
+        self.calls_left = self.random.choice([0, self.random.randint(1, 15)])
         self.killer = Killer(self.daemon.process, self.random.uniform(0.02, 0.5))
         try:
             while True:
@@ -331,25 +347,31 @@ class Rounds:
 
     def _find_volumes(self):
         found = self.found()
-        candidates = [self.volumes] if self.maybe is None else [self.volumes, self.maybe]
-        for volumes in candidates:
-            if {name: volume[:2] for name, volume in volumes.items()} == found:
-                self.interrupted += volumes is self.maybe
+        self.interrupted += self.maybe is not None
+        texts = []
+        for volumes in [self.volumes] if self.maybe is None else [self.volumes, self.maybe]:
+            expected = {name: volume[:2] for name, volume in volumes.items()}
+            if expected == found:
+                self.completed += volumes is self.maybe
                 self.volumes = volumes
                 return
-        raise Failure(f'volumes after the kill: {found} instead of one of {candidates}')
+            texts.append(f'missing {sorted(expected.items() - found.items())}, '
+                         f'there {sorted(found.items() - expected.items())}')
+        raise Failure('volumes after the kill, (name, (MiB, read-only)): ' + '; or, with the last call: '.join(texts))
 
     def report(self):
         loads_ms = [1000 * took for took in self.load_s]
         return (f'{len(loads_ms)} rounds: {self.changes} changes of content, {self.flushes} flushes, '
-                f'{self.calls} calls, {self.interrupted} done though interrupted, {self.checked} snapshots and clones compared; '
+                f'{self.calls} calls, {self.interrupted} more were interrupted, of which {self.completed} had '
+                f'taken place, {self.checked} snapshots and clones compared, '
+                f'{len(loads_ms) if self.check else 0} times {CHECK.name} found nothing; '
                 f'store loaded in {statistics.median(loads_ms):.1f} ms (median), {max(loads_ms):.1f} ms (max)')
 
 
-def run(rounds, seed, check, progress_every=None):
+def run(rounds, seed, check, directory=None, progress_every=None):
     """Runs so many rounds; what there is to tell of them."""
     print(f'seed {seed}', flush=True)
-    store = Rounds(seed, check)
+    store = Rounds(seed, check, directory)
     began = time.monotonic()
     try:
         for done in range(rounds):
@@ -380,11 +402,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=200)
     parser.add_argument('--seed', type=int, default=random.randrange(1 << 32))
+    parser.add_argument('--directory', help='for the disk and the sockets, instead of memory')
     options = parser.parse_args()
     if not CHECK.exists():
         print(f'{CHECK.name}: skipped: it is not built')
     try:
-        print(run(options.rounds, options.seed, CHECK.exists(), progress_every=10))
+        print(run(options.rounds, options.seed, CHECK.exists(), options.directory, progress_every=10))
     except (Failure, unittest.SkipTest) as failure:
         sys.exit(str(failure))
 
