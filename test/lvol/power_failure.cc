@@ -240,7 +240,7 @@ class Run {
     } else if (chance(40)) {
       cut_at_request_ = world_->disk().requests() + 1 + below(300);
     }
-    if (chance(12)) {
+    if (chance(20)) {
       trouble_ = true;
       world_->disk().fail_at(world_->disk().requests() + 1 + below(150));
     }
