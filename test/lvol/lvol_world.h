@@ -113,11 +113,13 @@ class LvolWorld final : public StoreEvents {
     ++(waits ? held : refused);
     if (when_full) when_full();
   }
-  void on_failed(const Error&) override { ++failures; }
+  void on_failed(const Error&) override {
+    if (!disk_.cut()) ++failures;
+  }
   std::function<void()> when_full;
   int held = 0;
   int refused = 0;
-  int failures = 0;
+  int failures = 0;  // with the power on
 
  private:
   struct Open {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "lib/bdev/bdev.h"
+#include "lib/lvol/copying.h"
 #include "test/lvol/crash_model.h"
 #include "test/lvol/lvol_world.h"
 
@@ -239,7 +240,7 @@ class Run {
     } else if (chance(40)) {
       cut_at_request_ = world_->disk().requests() + 1 + below(300);
     }
-    if (chance(12)) {
+    if (chance(20)) {
       trouble_ = true;
       world_->disk().fail_at(world_->disk().requests() + 1 + below(150));
     }
@@ -261,6 +262,7 @@ class Run {
     hosts().on(world_->store_thread(), [&] { world_->store().set_hold_when_full(false); });
     while (ok() && (!requests_.empty() || !operations_.empty())) turn();
     if (!ok()) return;
+    outcome_.failures += static_cast<uint64_t>(std::exchange(world_->failures, 0));
     if (world_->disk().cut()) {
       ++outcome_.cuts;
       world_->close();
@@ -273,7 +275,6 @@ class Run {
     const bool failed = !hosts().on(world_->store_thread(), [this] { return world_->store().damage(); }).empty();
     world_->close();
     if (failed && !trouble_ && !world_->was_cut()) fail("the store has failed without a reason");
-    if (failed) ++outcome_.failures;
     if (!failed && !world_->was_cut()) {
       for (ModelVolume& model : volumes_) model.content.flushed(++events_);
     }
@@ -505,7 +506,7 @@ class Run {
       return;
     }
     if (operations_.size() >= kMaxOperations) return;
-    switch (below(11)) {
+    switch (below(12)) {
       case 0:
       case 1:
         create();
@@ -531,6 +532,9 @@ class Run {
         begin("checkpoint", world_->store().checkpoint(), [](const Operation&) {});
         return;
       case 10:
+        own();
+        return;
+      case 11:
         other();
         return;
     }
@@ -717,6 +721,25 @@ class Run {
               pick_spots(*model);
             }
             model->maybe_size_bytes = 0;
+          });
+  }
+
+  // Its content stays the same, whatever comes of it.
+  void own() {
+    ModelVolume* model = pick([](const ModelVolume& at) { return idle(at) && !at.readonly; });
+    if (model == nullptr) return;
+    const bool allocate = model->size_bytes < 16 * cluster_bytes() && chance(50);
+    ++model->operations;
+    LwThread& thread = world_->store_thread();
+    Bdev& bdev = world_->bdev(model->name);
+    auto channel = std::make_shared<ChannelRef>(hosts().on(thread, [&] { return thread.get_channel(bdev).value(); }));
+    auto progress = std::make_shared<CopyProgress>();
+    auto& base = static_cast<BdevChannel&>(*channel->get());
+    begin(fmt::format("{} {}", allocate ? "inflate" : "decouple", model->name),
+          own_clusters(world_->store(), id_of(*model), base, allocate, *progress),
+          [this, model, channel, progress](const Operation&) {
+            --model->operations;
+            hosts().on(world_->store_thread(), [&] { channel->reset(); });
           });
   }
 
