@@ -11,12 +11,13 @@ from common import GuestError
 from programs import BLOCK_BYTES, SIZE_BYTES, bdev_call, bdevperf, bdevperf_figures, call_text, cores, run_bdevperf
 from settings import Setting
 
-STORE_BYTES = 4 << 30  # of a file that has all its blocks: allocating them would be the file system's work
+STORE_BYTES = 64 << 30  # sparse: room for clones of runs to come
 TERABYTE = 1 << 40
+SNAPSHOTS = 100
 
 
 class StoreOnFile(Setting):
-    """A store on a file, with a thick volume that is written, and a snapshot of another; and a plain file."""
+    """A store on a sparse file, with a thick volume that is written, and a snapshot of another; and a plain file."""
 
     def __init__(self, plain):
         super().__init__()
@@ -26,7 +27,7 @@ class StoreOnFile(Setting):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
         self._store = pathlib.Path(folder) / 'store.img'
         with open(self._store, 'wb') as file:
-            os.posix_fallocate(file.fileno(), 0, STORE_BYTES)
+            file.truncate(STORE_BYTES)
         mib = SIZE_BYTES >> 20
         make = [('bdev_lvol_create_lvstore', {'bdev_name': 'disk', 'lvs_name': 'lvs'}),
                 *(('bdev_lvol_create', {'lvs_name': 'lvs', 'lvol_name': name, 'size_in_mib': mib,
@@ -127,7 +128,7 @@ class SnapshotsUnderLoad(Setting):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
         image = pathlib.Path(folder) / 'store.img'
         with open(image, 'wb') as file:
-            os.posix_fallocate(file.fileno(), 0, STORE_BYTES)
+            file.truncate(STORE_BYTES)
         self._daemon = stack.enter_context(LvolDaemon('bench-snapshots', 'poll', image))
         self._daemon.call('bdev_lvol_create_lvstore', bdev_name='store', lvs_name='lvs')
         for name in 'snapped', 'other':
@@ -139,8 +140,6 @@ class SnapshotsUnderLoad(Setting):
         made = []
 
         def make():
-            # In the time that the load leaves on its core: it sleeps between completions. The target's is the target's.
-            os.sched_setaffinity(0, {cores()[1]})
             while not stop.wait(0.005):
                 self._daemon.call('bdev_lvol_snapshot', lvol_name='lvs/snapped', snapshot_name='s')
                 self._daemon.call('bdev_lvol_delete', name='lvs/s')
@@ -152,8 +151,7 @@ class SnapshotsUnderLoad(Setting):
             thread.start()
         try:
             result, _, command = run_bdevperf(seconds, calls, cores()[1],
-                                              ['-q', 16, '-o', 4096, '-w', 'randwrite', '-t', round(seconds, 3),
-                                               '--mode', 'interrupt'])
+                                              ['-q', 16, '-o', 4096, '-w', 'randwrite', '-t', round(seconds, 3)])
         finally:
             stop.set()
             if snapshots:
