@@ -16,6 +16,12 @@ Entry own_part(const Entry& entry, const Entry& of_parent) {
   return {.own = entry.own, .base = kBaseOrigin, .valid = entry.valid};
 }
 
+// The parent's sub-clusters that must move into the volume's own cluster: two clusters deep is as deep as an entry goes.
+uint64_t must_copy(const Entry& own, const Entry& parent, uint64_t full) {
+  const bool deep = own.own != kNoCluster && parent.own != kNoCluster && parent.valid != full;
+  return deep ? parent.valid & ~own.valid : 0;
+}
+
 }  // namespace
 
 Task<Result<>> Store::set_parent(VolumeId id, VolumeId parent, std::string external_origin) {
@@ -44,7 +50,9 @@ Task<Result<>> Store::set_parent(VolumeId id, VolumeId parent, std::string exter
   co_await arbiter_->hold(volume);
   // Clusters that a deleted snapshot still counts for are the volume's own in a moment.
   co_await settle();
-  Result<> result = co_await change_parent(volume, of);
+  // All of it can be done, or nothing is begun.
+  Result<> result = co_await change_parent(volume, of, true);
+  if (result) result = co_await change_parent(volume, of, false);
   arbiter_->release(volume);
   if (result) {
     result = co_await alter(id, [&](VolumeRecord& record) {
@@ -59,7 +67,7 @@ Task<Result<>> Store::set_parent(VolumeId id, VolumeId parent, std::string exter
   co_return result;
 }
 
-Task<Result<>> Store::change_parent(Volume& volume, const Volume* parent) {
+Task<Result<>> Store::change_parent(Volume& volume, const Volume* parent, bool only_check) {
   const uint64_t clusters = volume.record->size_bytes / geometry_.cluster_bytes;
   const Volume* before = volumes_.find(volume.record->parent);
   uint32_t step = 0;
@@ -69,16 +77,24 @@ Task<Result<>> Store::change_parent(Volume& volume, const Volume* parent) {
     if (parent != nullptr) next = std::min(next, maps_.next_mapped(parent->map, index, next));
     if (next == clusters) break;
     index = next;
-    const Entry entry = maps_.find(volume.map, index).entry;
+    const Found found = maps_.find(volume.map, index);
+    const Entry& entry = found.entry;
     const Entry of_before = before == nullptr ? Entry{} : maps_.find(before->map, index).entry;
     const Entry of_parent = parent == nullptr ? Entry{} : maps_.find(parent->map, index).entry;
-    auto merged = co_await put_on(own_part(entry, of_before), of_parent);
+    if (++step % kStep == 0) co_await next_turn();
+    const Entry own = own_part(entry, of_before);
+    if (only_check) {
+      if (must_copy(own, of_parent, geometry_.full()) != 0 && !found.in_place) {
+        co_return sluice::fail(EPERM, "the volume shares data with others than its parent: decouple it first");
+      }
+      continue;
+    }
+    auto merged = co_await put_on(own, of_parent);
     if (!merged) co_return std::unexpected(merged.error());
     if (*merged != entry) {
       if (auto room = co_await make_room(); !room) co_return room;
       change(SetEntryRecord{.volume = volume.id(), .index = static_cast<uint32_t>(index), .entry = *merged});
     }
-    if (++step % kStep == 0) co_await next_turn();
   }
   co_return Result<>{};
 }
@@ -94,8 +110,7 @@ Task<Result<Entry>> Store::put_on(const Entry& own, const Entry& parent) {
   } else if (parent.valid == full) {
     entry.base = parent.own;
   } else {
-    // Two clusters deep is as deep as an entry goes.
-    copy = parent.valid & ~own.valid;
+    copy = must_copy(own, parent, full);
     entry.base = parent.base;
     entry.valid |= copy;
   }

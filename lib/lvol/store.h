@@ -169,7 +169,7 @@ class Store {
   Task<Result<>> alter(VolumeId id, std::function<void(VolumeRecord&)> how);
   Task<Result<>> allocate_all(Volume& volume);
   Task<Result<>> change_size(Volume& volume, uint64_t clusters);
-  Task<Result<>> change_parent(Volume& volume, const Volume* parent);
+  Task<Result<>> change_parent(Volume& volume, const Volume* parent, bool only_check);
   Task<Result<Entry>> put_on(const Entry& own, const Entry& parent);
   Task<Result<>> make_room();
   Result<> check_space() const;

@@ -213,6 +213,30 @@ TEST_F(LvolCopyingTest, AVolumeWithAnotherParentHasItsOwnPartsAndTheParents) {
   EXPECT_THAT(world_.findings(), IsEmpty());
 }
 
+TEST_F(LvolCopyingTest, AVolumeThatSharesWithASiblingIsNotPutOnAnotherParentInParts) {
+  std::vector<std::byte> of_siblings = zeros();
+  std::vector<std::byte> of_base = zeros();
+  world_.create("origin", kBytes);
+  write("origin", 0, kSubcluster, 1, of_siblings);
+  world_.snapshot("origin", "s");
+  world_.clone("s", "a");
+  world_.clone("s", "b");
+  ASSERT_TRUE(world_.remove("origin"));
+  ASSERT_TRUE(world_.remove("s"));
+  world_.create("other", kBytes);
+  write("other", kSubcluster, kSubcluster, 2, of_base);
+  world_.snapshot("other", "base");
+  const Result<> refused = world_.await(world_.store().set_parent(world_.id("a"), world_.id("base"), ""));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, EPERM);
+  EXPECT_EQ(content("a"), of_siblings);
+  EXPECT_EQ(content("b"), of_siblings);
+  ASSERT_TRUE(own("a", false));
+  ASSERT_TRUE(world_.await(world_.store().set_parent(world_.id("a"), world_.id("base"), "")));
+  EXPECT_EQ(content("b"), of_siblings);
+  EXPECT_THAT(world_.findings(), IsEmpty());
+}
+
 TEST_F(LvolCopyingTest, OnlyAReadOnlyVolumeCanBecomeAParent) {
   make_clone();
   const Result<> writable = world_.await(world_.store().set_parent(world_.id("clone"), world_.id("origin"), ""));
