@@ -16,7 +16,8 @@ Entry own_part(const Entry& entry, const Entry& of_parent) {
   return {.own = entry.own, .base = kBaseOrigin, .valid = entry.valid};
 }
 
-// The parent's sub-clusters that must move into the volume's own cluster: two clusters deep is as deep as an entry goes.
+// The parent's sub-clusters that must move into the volume's own cluster: two clusters deep is as deep as an entry
+// goes.
 uint64_t must_copy(const Entry& own, const Entry& parent, uint64_t full) {
   const bool deep = own.own != kNoCluster && parent.own != kNoCluster && parent.valid != full;
   return deep ? parent.valid & ~own.valid : 0;
