@@ -388,7 +388,8 @@ Task<Result<VolumeId>> Store::create(CreateOptions options) {
                       .uuid = options.uuid.is_nil() ? Uuid::random() : options.uuid,
                       .name = options.name,
                       .size_bytes = clusters * cluster,
-                      .thin = options.thin,
+                      // A thick one becomes that when it has all of its clusters: power may fail before.
+                      .thin = true,
                       .snapshot = false,
                       .readonly = false,
                       .parent = kNoVolume,
@@ -409,6 +410,7 @@ Task<Result<VolumeId>> Store::create(CreateOptions options) {
   volume.busy = true;
   Result<> made = co_await commit();
   if (made && !options.thin) made = co_await allocate_all(volume);
+  if (made && !options.thin) made = co_await alter(id, [](VolumeRecord& complete) { complete.thin = false; });
   volume.busy = false;
   if (made) co_return id;
   if (made.error().code == ENOSPC) {

@@ -185,6 +185,12 @@ TEST_F(StoreTest, EachOperationEitherHappensOrNotWhateverRequestFails) {
         for (const char* name : {"a", "n"}) {
           const Volume* volume = world().find(name);
           if (volume == nullptr) continue;
+          // One that says it has all of its clusters has them.
+          if (!volume->record->thin) {
+            const auto usage = world().await(world().store().usage_of(volume->id()));
+            ASSERT_TRUE(usage.has_value());
+            EXPECT_EQ(usage->allocated, volume->record->size_bytes / world().store().geometry().cluster_bytes);
+          }
           const uint64_t bytes = std::min<uint64_t>(64 * kKiB, volume->record->size_bytes);
           PageBuffer found(bytes, 99);
           ASSERT_EQ(world().read(name, 0, found.bytes()), IoStatus::kOk);
