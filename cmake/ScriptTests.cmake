@@ -12,7 +12,7 @@ foreach(check check-layers check-headers "format --check")
   set_tests_properties(static_${script} PROPERTIES LABELS static TIMEOUT 300)
 endforeach()
 # Compiles on every core by itself.
-set_tests_properties(static_check-headers PROPERTIES RUN_SERIAL ON ENVIRONMENT SLUICE_BUILD_DIR=${PROJECT_BINARY_DIR})
+set_tests_properties(static_check-headers PROPERTIES RUN_SERIAL ON)
 
 # One entry per file of Python tests. They find the daemon by SLUICE_VHOST, the tree of programs by SLUICE_BUILD_DIR.
 foreach(label rpc lvol guest bench)

@@ -22,12 +22,13 @@ endfunction()
 # label "bench", runs each row for a moment, to see that it works; only the rows that need two cores are left out.
 function(sluice_bench name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  if(SLUICE_SANITIZE)
+    return()
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} benchmark::benchmark sluice_warnings)
-  if(NOT SLUICE_SANITIZE)
-    add_test(NAME ${name} COMMAND ${name} --benchmark_min_time=0.001 --benchmark_filter=-two_cores)
-    set_tests_properties(${name} PROPERTIES LABELS bench TIMEOUT 120)
-  endif()
+  add_test(NAME ${name} COMMAND ${name} --benchmark_min_time=0.001 --benchmark_filter=-two_cores)
+  set_tests_properties(${name} PROPERTIES LABELS bench TIMEOUT 120)
 endfunction()
 
 # sluice_fuzz(name SEEDS program SOURCES ... LINKS ...): one libFuzzer program, built by the preset "fuzz" only. SEEDS is

@@ -5,16 +5,13 @@
 
 #include "lib/lvol/copy_jobs.h"
 #include "lib/lvol/stores.h"
+#include "rpc/lvol_params.h"
 #include "rpc/methods.h"
 
 namespace sluice::rpc {
 namespace {
 
 constexpr uint64_t kMostClusters = 65'536;
-
-struct Which {
-  std::string name;
-};
 
 struct SetParent {
   std::string lvol_name;
@@ -37,40 +34,34 @@ struct GetChanged {
   uint64_t count = 4096;
 };
 
-std::string subject_of(std::string_view volume) { return fmt::format("logical volume '{}'", volume); }
-
-RpcResult answer(const Result<>& result, std::string_view subject) {
-  if (!result) return fail_rpc(result.error(), subject);
-  return true;
+Task<RpcResult> inflate(RpcContext& context, WhichVolume params) {
+  co_return lvol_answer(co_await context.stores.copies().own(params.name, true), volume_subject(params.name));
 }
 
-Task<RpcResult> inflate(RpcContext& context, Which params) {
-  co_return answer(co_await context.stores.copies().own(params.name, true), subject_of(params.name));
-}
-
-Task<RpcResult> decouple(RpcContext& context, Which params) {
+Task<RpcResult> decouple(RpcContext& context, WhichVolume params) {
   const auto volume = co_await context.stores.volume(params.name);
-  if (!volume) co_return fail_rpc(volume.error(), subject_of(params.name));
+  if (!volume) co_return fail_rpc(volume.error(), volume_subject(params.name));
   // What stands on a bdev outside of the store has all of it from there.
   const bool all = !volume->record.external_origin.empty();
-  co_return answer(co_await context.stores.copies().own(params.name, all), subject_of(params.name));
+  co_return lvol_answer(co_await context.stores.copies().own(params.name, all), volume_subject(params.name));
 }
 
 Task<RpcResult> set_parent(RpcContext& context, SetParent params) {
   const Result<> set = co_await context.stores.set_parent(params.lvol_name, params.parent_name);
-  co_return answer(set, fmt::format("{} with parent '{}'", subject_of(params.lvol_name), params.parent_name));
+  co_return lvol_answer(set, fmt::format("{} with parent '{}'", volume_subject(params.lvol_name), params.parent_name));
 }
 
 Task<RpcResult> set_parent_bdev(RpcContext& context, SetParent params) {
   const Result<> set = co_await context.stores.set_parent_bdev(params.lvol_name, params.parent_name);
-  co_return answer(set, fmt::format("{} with parent bdev '{}'", subject_of(params.lvol_name), params.parent_name));
+  co_return lvol_answer(set,
+                        fmt::format("{} with parent bdev '{}'", volume_subject(params.lvol_name), params.parent_name));
 }
 
 Task<RpcResult> start_copy(RpcContext& context, StartCopy params) {
   const auto started = co_await context.stores.copies().start_shallow_copy(params.src_lvol_name, params.dst_bdev_name);
   if (!started) {
-    co_return fail_rpc(started.error(),
-                       fmt::format("copy of {} to bdev '{}'", subject_of(params.src_lvol_name), params.dst_bdev_name));
+    co_return fail_rpc(started.error(), fmt::format("copy of {} to bdev '{}'", volume_subject(params.src_lvol_name),
+                                                    params.dst_bdev_name));
   }
   Json::Value json(Json::objectValue);
   json["operation_id"] = *started;
@@ -90,7 +81,7 @@ Task<RpcResult> check_copy(RpcContext& context, CheckCopy params) {
 
 Task<RpcResult> get_changed(RpcContext& context, GetChanged params) {
   const auto volume = co_await context.stores.volume(params.to);
-  if (!volume) co_return fail_rpc(volume.error(), subject_of(params.to));
+  if (!volume) co_return fail_rpc(volume.error(), volume_subject(params.to));
   const uint64_t limit = std::clamp<uint64_t>(params.count, 1, kMostClusters);
   const auto changed =
       co_await context.stores.copies().changed_clusters(params.from.value_or(""), params.to, params.start, limit);
@@ -112,12 +103,12 @@ Task<RpcResult> get_changed(RpcContext& context, GetChanged params) {
 
 void add_lvol_copy_methods(MethodTable& table, RpcContext& context) {
   constexpr const char* kWhich = "the volume: store/volume, or its uuid";
-  table.add(make_method<Which>(
+  table.add(make_method<WhichVolume>(
       {"bdev_lvol_inflate", "Makes a volume independent and thick: copies what it shares, allocates all of it.", kTrue},
-      {required("name", &Which::name, kWhich)}, bind_context(context, inflate)));
-  table.add(make_method<Which>(
+      {required("name", &WhichVolume::name, kWhich)}, bind_context(context, inflate)));
+  table.add(make_method<WhichVolume>(
       {"bdev_lvol_decouple_parent", "Makes a volume independent: copies what it shares with its parent.", kTrue},
-      {required("name", &Which::name, kWhich)}, bind_context(context, decouple)));
+      {required("name", &WhichVolume::name, kWhich)}, bind_context(context, decouple)));
   table.add(make_method<SetParent>(
       {"bdev_lvol_set_parent",
        "Gives a volume that is not in use another snapshot as its parent: what it does not own it has from there.",

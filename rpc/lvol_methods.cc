@@ -5,6 +5,7 @@
 #include "lib/bdev/malloc/malloc_bdev.h"
 #include "lib/lvol/stores.h"
 #include "rpc/bdev_json.h"
+#include "rpc/lvol_params.h"
 #include "rpc/methods.h"
 
 namespace sluice::rpc {
@@ -22,7 +23,7 @@ struct EnumNames<FullPolicy> {
 
 namespace {
 
-// Which store: by name or by uuid.
+// WhichVolume store: by name or by uuid.
 struct WhichStore {
   std::optional<std::string> uuid;
   std::optional<std::string> lvs_name;
@@ -81,10 +82,6 @@ struct Resize {
   std::optional<uint64_t> size;
 };
 
-struct Which {
-  std::string name;
-};
-
 struct GetVolumes {
   std::optional<std::string> lvs_uuid;
   std::optional<std::string> lvs_name;
@@ -94,7 +91,6 @@ struct GetUsage : WhichStore {
   std::optional<std::string> name;
 };
 
-std::string volume_subject(std::string_view name) { return fmt::format("logical volume '{}'", name); }
 std::string store_subject(std::string_view name) { return fmt::format("logical volume store '{}'", name); }
 
 // The one of the two that is given.
@@ -129,12 +125,7 @@ std::string users_of(const BdevManager& bdevs, const std::vector<Bdev*>& devices
   return text;
 }
 
-RpcResult answer(const Result<>& result, std::string_view subject) {
-  if (!result) return fail_rpc(result.error(), subject);
-  return true;
-}
-
-RpcResult answer(const Result<Uuid>& made, std::string_view subject) {
+RpcResult uuid_answer(const Result<Uuid>& made, std::string_view subject) {
   if (!made) return fail_rpc(made.error(), subject);
   return made->to_string();
 }
@@ -150,7 +141,7 @@ Task<RpcResult> create_store(RpcContext& context, CreateStore params) {
       subject += fmt::format(" (in use: {})", users_of(context.bdevs, {bdev}));
     }
   }
-  co_return answer(made, subject);
+  co_return uuid_answer(made, subject);
 }
 
 Task<RpcResult> delete_store(RpcContext& context, WhichStore params) {
@@ -162,7 +153,7 @@ Task<RpcResult> delete_store(RpcContext& context, WhichStore params) {
     co_return fail_rpc(
         EBUSY, fmt::format("{} has volumes in use: {}; delete their users first", store_subject(*store), users));
   }
-  co_return answer(deleted, store_subject(*store));
+  co_return lvol_answer(deleted, store_subject(*store));
 }
 
 Json::Value to_json(const lvol::StoreInfo& store) {
@@ -196,20 +187,21 @@ Task<RpcResult> get_stores(RpcContext& context, WhichStore params) {
 
 Task<RpcResult> rename_store(RpcContext& context, RenameStore params) {
   const Result<> renamed = co_await context.stores.rename_store(params.old_name, params.new_name);
-  co_return answer(renamed, fmt::format("{}, to be renamed to '{}'", store_subject(params.old_name), params.new_name));
+  co_return lvol_answer(renamed,
+                        fmt::format("{}, to be renamed to '{}'", store_subject(params.old_name), params.new_name));
 }
 
 Task<RpcResult> grow_store(RpcContext& context, WhichStore params) {
   const auto store = chosen(params);
   if (!store) co_return std::unexpected(store.error());
-  co_return answer(co_await context.stores.grow_store(*store), store_subject(*store));
+  co_return lvol_answer(co_await context.stores.grow_store(*store), store_subject(*store));
 }
 
 Task<RpcResult> set_full_policy(RpcContext& context, SetFullPolicy params) {
   const auto store = chosen(params);
   if (!store) co_return std::unexpected(store.error());
   const Result<> set = co_await context.stores.set_hold_when_full(*store, params.policy == FullPolicy::kHold);
-  co_return answer(set, store_subject(*store));
+  co_return lvol_answer(set, store_subject(*store));
 }
 
 // --- Volumes ---
@@ -221,17 +213,18 @@ Task<RpcResult> create(RpcContext& context, Create params) {
   if (!size_bytes) co_return std::unexpected(size_bytes.error());
   const auto made = co_await context.stores.create(
       *store, {.name = params.lvol_name, .size_bytes = *size_bytes, .thin = params.thin_provision});
-  co_return answer(made, fmt::format("{} in store '{}'", volume_subject(params.lvol_name), *store));
+  co_return uuid_answer(made, fmt::format("{} in store '{}'", volume_subject(params.lvol_name), *store));
 }
 
 Task<RpcResult> snapshot(RpcContext& context, Snapshot params) {
   const auto made = co_await context.stores.snapshot(params.lvol_name, params.snapshot_name);
-  co_return answer(made, fmt::format("snapshot '{}' of {}", params.snapshot_name, volume_subject(params.lvol_name)));
+  co_return uuid_answer(made,
+                        fmt::format("snapshot '{}' of {}", params.snapshot_name, volume_subject(params.lvol_name)));
 }
 
 Task<RpcResult> clone(RpcContext& context, Clone params) {
   const auto made = co_await context.stores.clone(params.snapshot_name, params.clone_name);
-  co_return answer(made, fmt::format("clone '{}' of {}", params.clone_name, volume_subject(params.snapshot_name)));
+  co_return uuid_answer(made, fmt::format("clone '{}' of {}", params.clone_name, volume_subject(params.snapshot_name)));
 }
 
 Task<RpcResult> clone_bdev(RpcContext& context, CloneBdev params) {
@@ -243,32 +236,33 @@ Task<RpcResult> clone_bdev(RpcContext& context, CloneBdev params) {
       subject += fmt::format(" (in use: {})", users_of(context.bdevs, {bdev}));
     }
   }
-  co_return answer(made, subject);
+  co_return uuid_answer(made, subject);
 }
 
 Task<RpcResult> rename(RpcContext& context, Rename params) {
   const Result<> renamed = co_await context.stores.rename(params.old_name, params.new_name);
-  co_return answer(renamed, fmt::format("{}, to be renamed to '{}'", volume_subject(params.old_name), params.new_name));
+  co_return lvol_answer(renamed,
+                        fmt::format("{}, to be renamed to '{}'", volume_subject(params.old_name), params.new_name));
 }
 
 Task<RpcResult> resize(RpcContext& context, Resize params) {
   const auto size_bytes = chosen_size(params.size, params.size_in_mib);
   if (!size_bytes) co_return std::unexpected(size_bytes.error());
-  co_return answer(co_await context.stores.resize(params.name, *size_bytes), volume_subject(params.name));
+  co_return lvol_answer(co_await context.stores.resize(params.name, *size_bytes), volume_subject(params.name));
 }
 
-Task<RpcResult> set_readonly(RpcContext& context, Which params) {
-  co_return answer(co_await context.stores.set_readonly(params.name), volume_subject(params.name));
+Task<RpcResult> set_readonly(RpcContext& context, WhichVolume params) {
+  co_return lvol_answer(co_await context.stores.set_readonly(params.name), volume_subject(params.name));
 }
 
-Task<RpcResult> remove(RpcContext& context, Which params) {
+Task<RpcResult> remove(RpcContext& context, WhichVolume params) {
   std::string users;
   if (Bdev* bdev = context.stores.bdev_of_volume(params.name)) users = users_of(context.bdevs, {bdev});
   const Result<> removed = co_await context.stores.remove(params.name);
   if (!removed && removed.error().code == EBUSY && !users.empty()) {
     co_return fail_rpc(EBUSY, fmt::format("logical volume in use: {}; delete that first", users));
   }
-  co_return answer(removed, volume_subject(params.name));
+  co_return lvol_answer(removed, volume_subject(params.name));
 }
 
 bool is_external_clone(const lvol::VolumeInfo& volume) {
@@ -449,12 +443,12 @@ void add_volume_methods(MethodTable& table, RpcContext& context) {
                            optional("size_in_mib", &Resize::size_in_mib, "MiB; rounded up to clusters"),
                            optional("size", &Resize::size, "or bytes; rounded up to clusters")},
                           bind_context(context, resize)));
-  table.add(make_method<Which>(
+  table.add(make_method<WhichVolume>(
       {"bdev_lvol_set_read_only", "Makes a volume read-only for good; writes of those who have it open fail.", kTrue},
-      {required("name", &Which::name, kWhichVolume)}, bind_context(context, set_readonly)));
-  table.add(
-      make_method<Which>({"bdev_lvol_delete", "Deletes a volume or snapshot that is not in use, in any order.", kTrue},
-                         {required("name", &Which::name, kWhichVolume)}, bind_context(context, remove)));
+      {required("name", &WhichVolume::name, kWhichVolume)}, bind_context(context, set_readonly)));
+  table.add(make_method<WhichVolume>(
+      {"bdev_lvol_delete", "Deletes a volume or snapshot that is not in use, in any order.", kTrue},
+      {required("name", &WhichVolume::name, kWhichVolume)}, bind_context(context, remove)));
   table.add(make_method<GetVolumes>({"bdev_lvol_get_lvols",
                                      "Lists the volumes, of one store or of all.",
                                      {"array",

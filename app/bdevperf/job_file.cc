@@ -11,8 +11,6 @@
 namespace sluice::bdevperf {
 namespace {
 
-std::unexpected<std::string> complain(std::string text) { return std::unexpected(std::move(text)); }
-
 std::string_view trim(std::string_view text) {
   const size_t begin = text.find_first_not_of(" \t\r");
   if (begin == std::string_view::npos) return {};
@@ -57,12 +55,13 @@ constexpr Key kKeys[] = {
 std::expected<void, std::string> set_key(JobParams& params, std::string_view name, std::string_view value) {
   for (const Key& key : kKeys) {
     if (key.name != name) continue;
-    if (!key.set(params, value)) return complain(fmt::format("{} must be {}, not '{}'", name, key.expected, value));
+    if (!key.set(params, value))
+      return std::unexpected(fmt::format("{} must be {}, not '{}'", name, key.expected, value));
     return {};
   }
   std::string names;
   for (const Key& key : kKeys) names += fmt::format("{}{}", names.empty() ? "" : ", ", key.name);
-  return complain(fmt::format("there is no key '{}'; keys are {}", name, names));
+  return std::unexpected(fmt::format("there is no key '{}'; keys are {}", name, names));
 }
 
 }  // namespace
@@ -84,7 +83,7 @@ std::expected<std::vector<NamedJob>, std::string> parse_job_file(std::string_vie
     if (line.empty() || line.front() == '#' || line.front() == ';') continue;
     if (line.front() == '[') {
       const std::string_view name = line.back() == ']' ? trim(line.substr(1, line.size() - 2)) : "";
-      if (name.empty()) return complain(fmt::format("line {}: a section is written [name]", number));
+      if (name.empty()) return std::unexpected(fmt::format("line {}: a section is written [name]", number));
       end_job();
       if (name == "global") {
         global = {};
@@ -95,23 +94,24 @@ std::expected<std::vector<NamedJob>, std::string> parse_job_file(std::string_vie
       continue;
     }
     const size_t equals = line.find('=');
-    if (equals == std::string_view::npos) return complain(fmt::format("line {}: key=value is missing a '='", number));
-    if (section == nullptr) return complain(fmt::format("line {}: there is no [section] before it", number));
+    if (equals == std::string_view::npos)
+      return std::unexpected(fmt::format("line {}: key=value is missing a '='", number));
+    if (section == nullptr) return std::unexpected(fmt::format("line {}: there is no [section] before it", number));
     const auto set = set_key(*section, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-    if (!set) return complain(fmt::format("line {}: {}", number, set.error()));
+    if (!set) return std::unexpected(fmt::format("line {}: {}", number, set.error()));
   }
   end_job();
-  if (jobs.empty()) return complain("there is no job: a section other than [global]");
+  if (jobs.empty()) return std::unexpected("there is no job: a section other than [global]");
   return jobs;
 }
 
 std::expected<std::vector<NamedJob>, std::string> read_job_file(const std::string& path, const JobParams& over) {
   std::ifstream file(path);
-  if (!file) return complain(fmt::format("job file {}: {}", path, ::strerrordesc_np(errno)));
+  if (!file) return std::unexpected(fmt::format("job file {}: {}", path, ::strerrordesc_np(errno)));
   std::ostringstream text;
   text << file.rdbuf();
   auto jobs = parse_job_file(text.str(), over);
-  if (!jobs) return complain(fmt::format("job file {}: {}", path, jobs.error()));
+  if (!jobs) return std::unexpected(fmt::format("job file {}: {}", path, jobs.error()));
   return jobs;
 }
 

@@ -10,8 +10,6 @@ namespace {
 
 using Plan = std::vector<PlannedJob>;
 
-std::unexpected<std::string> complain(std::string text) { return std::unexpected(std::move(text)); }
-
 std::vector<IoType> types_of(const JobSpec& spec) {
   switch (spec.workload) {
     case Workload::kRead:
@@ -75,9 +73,9 @@ class Planner {
       : options_(options), bdevs_(bdevs), cores_(options.cores) {}
 
   std::expected<Plan, std::string> run(const std::vector<NamedJob>& requests) {
-    if (bdevs_.empty()) return complain("there are no bdevs: -c names a configuration that makes some");
+    if (bdevs_.empty()) return std::unexpected("there are no bdevs: -c names a configuration that makes some");
     for (const NamedJob& request : requests) {
-      if (const auto added = add(request); !added) return complain(added.error());
+      if (const auto added = add(request); !added) return std::unexpected(added.error());
     }
     return std::move(plan_);
   }
@@ -87,11 +85,11 @@ class Planner {
 
   Checked add(const NamedJob& request) {
     const auto bdevs = bdevs_of(request);
-    if (!bdevs) return complain(bdevs.error());
+    if (!bdevs) return std::unexpected(bdevs.error());
     for (Bdev* bdev : *bdevs) {
       const std::string name = request.name.empty() ? bdev->name() : request.name;
       if (const auto added = add(name, request.params, *bdev); !added) {
-        return complain(fmt::format("job '{}' on bdev '{}': {}", name, bdev->name(), added.error()));
+        return std::unexpected(fmt::format("job '{}' on bdev '{}': {}", name, bdev->name(), added.error()));
       }
     }
     return {};
@@ -99,7 +97,7 @@ class Planner {
 
   std::expected<std::vector<Bdev*>, std::string> bdevs_of(const NamedJob& request) const {
     if (!request.params.filename) {
-      if (!request.name.empty()) return complain(fmt::format("job '{}': filename is missing", request.name));
+      if (!request.name.empty()) return std::unexpected(fmt::format("job '{}': filename is missing", request.name));
       return bdevs_;
     }
     std::vector<Bdev*> found;
@@ -111,7 +109,8 @@ class Planner {
       const auto bdev = std::ranges::find_if(bdevs_, [&](const Bdev* b) {
         return b->name() == name || std::ranges::find(b->aliases(), name) != b->aliases().end();
       });
-      if (bdev == bdevs_.end()) return complain(fmt::format("there is no bdev '{}'; there are {}", name, all_names()));
+      if (bdev == bdevs_.end())
+        return std::unexpected(fmt::format("there is no bdev '{}'; there are {}", name, all_names()));
       found.push_back(*bdev);
     }
     return found;
@@ -125,17 +124,18 @@ class Planner {
 
   Checked add(const std::string& name, const JobParams& params, Bdev& bdev) {
     auto spec = make_spec(params, bdev);
-    if (!spec) return complain(spec.error());
+    if (!spec) return std::unexpected(spec.error());
     const std::vector<uint32_t> cores = cores_.within(params.cpumask.value_or(options_.cores));
     if (cores.empty()) {
-      return complain(fmt::format("its core mask {} has no core of {} (-m)", params.cpumask->to_string(),
-                                  options_.cores.to_string()));
+      return std::unexpected(fmt::format("its core mask {} has no core of {} (-m)", params.cpumask->to_string(),
+                                         options_.cores.to_string()));
     }
     const size_t parts = options_.every_core ? cores.size() : 1;
     const uint64_t places = spec->length_bytes / spec->io_size_bytes / parts;
     if (places == 0) {
-      return complain(fmt::format("{} bytes have no room for {} of {}", spec->length_bytes,
-                                  parts == 1 ? "a request" : fmt::format("{} requests", parts), spec->io_size_bytes));
+      return std::unexpected(fmt::format("{} bytes have no room for {} of {}", spec->length_bytes,
+                                         parts == 1 ? "a request" : fmt::format("{} requests", parts),
+                                         spec->io_size_bytes));
     }
     spec->length_bytes = places * spec->io_size_bytes;
     for (size_t part = 0; part < parts; ++part) {
@@ -154,9 +154,9 @@ class Planner {
   }
 
   std::expected<JobSpec, std::string> make_spec(const JobParams& params, const Bdev& bdev) const {
-    if (!params.workload) return complain("the workload is missing (-w, rw=)");
-    if (!params.queue_depth) return complain("the queue depth is missing (-q, iodepth=)");
-    if (!params.io_size_bytes) return complain("the I/O size is missing (-o, bs=)");
+    if (!params.workload) return std::unexpected("the workload is missing (-w, rw=)");
+    if (!params.queue_depth) return std::unexpected("the queue depth is missing (-q, iodepth=)");
+    if (!params.io_size_bytes) return std::unexpected("the I/O size is missing (-o, bs=)");
     JobSpec spec{.workload = *params.workload,
                  .queue_depth = *params.queue_depth,
                  .io_size_bytes = *params.io_size_bytes,
@@ -164,22 +164,23 @@ class Planner {
                  .zipf_theta = params.zipf_theta.value_or(0),
                  .rate = params.rate.value_or(0),
                  .continue_on_failure = options_.continue_on_failure};
-    if (spec.rate > 0 && is_verified(spec.workload)) return complain("a rate does not go with verify and reset");
+    if (spec.rate > 0 && is_verified(spec.workload)) return std::unexpected("a rate does not go with verify and reset");
     const uint64_t block_bytes = bdev.limits().block_size_bytes;
     if (spec.io_size_bytes % block_bytes != 0) {
-      return complain(
+      return std::unexpected(
           fmt::format("I/O size {} is not a multiple of its block size, {}", spec.io_size_bytes, block_bytes));
     }
     for (const IoType type : types_of(spec)) {
-      if (!bdev.supports(type)) return complain(fmt::format("it does not support {}", to_string(type)));
+      if (!bdev.supports(type)) return std::unexpected(fmt::format("it does not support {}", to_string(type)));
     }
-    if (writes(spec) && bdev.readonly()) return complain("it is read-only");
+    if (writes(spec) && bdev.readonly()) return std::unexpected("it is read-only");
     const uint64_t size = bdev.size_bytes();
     spec.begin_bytes = bytes_of(params.offset.value_or(Extent{}), bdev);
-    if (spec.begin_bytes % block_bytes != 0) return complain("offset is not a multiple of its block size");
-    if (spec.begin_bytes >= size) return complain(fmt::format("offset is beyond its end, {}", size));
+    if (spec.begin_bytes % block_bytes != 0) return std::unexpected("offset is not a multiple of its block size");
+    if (spec.begin_bytes >= size) return std::unexpected(fmt::format("offset is beyond its end, {}", size));
     const uint64_t length = bytes_of(params.length.value_or(Extent{}), bdev);
-    if (length > size - spec.begin_bytes) return complain(fmt::format("offset + length is beyond its end, {}", size));
+    if (length > size - spec.begin_bytes)
+      return std::unexpected(fmt::format("offset + length is beyond its end, {}", size));
     spec.length_bytes = length == 0 ? size - spec.begin_bytes : length;
     return spec;
   }

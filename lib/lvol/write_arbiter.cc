@@ -52,26 +52,27 @@ void WriteArbiter::answer(MapRequest& request, MapRequest::Answer answer, IoStat
   request.channel_thread->send(request);
 }
 
-// The volume may have become smaller since the request was checked.
-bool WriteArbiter::beyond_end(const MapRequest& request) const {
-  const uint64_t clusters = request.volume->record->size_bytes / parts_.geometry.cluster_bytes;
-  return static_cast<uint64_t>(request.index) + request.count > clusters;
+// False: it has been answered, or waits until the volume is not held any more.
+bool WriteArbiter::may_begin(MapRequest& request) {
+  Volume& volume = *request.volume;
+  if (failed_ != IoStatus::kOk) {
+    answer(request, MapRequest::Answer::kFailed, failed_);
+    return false;
+  }
+  if (volume.held.load(std::memory_order_relaxed)) {
+    volume.waiting.push_back(request);
+    return false;
+  }
+  // The volume may have become smaller since the request was checked.
+  const uint64_t clusters = volume.record->size_bytes / parts_.geometry.cluster_bytes;
+  const bool within = static_cast<uint64_t>(request.index) + request.count <= clusters;
+  if (!within) answer(request, MapRequest::Answer::kFailed, IoStatus::kInvalid);
+  return within;
 }
 
 void WriteArbiter::write(MapRequest& request) {
   Volume& volume = *request.volume;
-  if (failed_ != IoStatus::kOk) {
-    answer(request, MapRequest::Answer::kFailed, failed_);
-    return;
-  }
-  if (volume.held.load(std::memory_order_relaxed)) {
-    volume.waiting.push_back(request);
-    return;
-  }
-  if (beyond_end(request)) {
-    answer(request, MapRequest::Answer::kFailed, IoStatus::kInvalid);
-    return;
-  }
+  if (!may_begin(request)) return;
   const bool own = request.kind == MapRequest::Kind::kOwn;
   const auto found_pending = pending_.find(key_of(volume, request.index));
   if (found_pending != pending_.end() && (own || (found_pending->second.busy & request.touched) != 0)) {
@@ -198,18 +199,7 @@ void WriteArbiter::publish(MapRequest& request) {
 
 void WriteArbiter::drop(MapRequest& request) {
   Volume& volume = *request.volume;
-  if (failed_ != IoStatus::kOk) {
-    answer(request, MapRequest::Answer::kFailed, failed_);
-    return;
-  }
-  if (volume.held.load(std::memory_order_relaxed)) {
-    volume.waiting.push_back(request);
-    return;
-  }
-  if (beyond_end(request)) {
-    answer(request, MapRequest::Answer::kFailed, IoStatus::kInvalid);
-    return;
-  }
+  if (!may_begin(request)) return;
   // Over an external origin there must be an entry that hides it.
   const bool hides = !volume.record->external_origin.empty();
   const Entry nothing{.own = kNoCluster, .base = hides ? kBaseZeros : kBaseOrigin, .valid = 0};

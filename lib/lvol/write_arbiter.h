@@ -87,7 +87,7 @@ class WriteArbiter {
   };
   static uint64_t key_of(const Volume& volume, uint32_t index);
 
-  bool beyond_end(const MapRequest& request) const;
+  bool may_begin(MapRequest& request);
   void write(MapRequest& request);
   void publish(MapRequest& request);
   void drop(MapRequest& request);

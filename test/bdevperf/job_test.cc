@@ -11,6 +11,7 @@
 #include "test/bdevperf/scripted_bdev.h"
 #include "test/support/allocation_count.h"
 #include "test/support/disk_user.h"
+#include "test/support/manual_host.h"
 
 namespace sluice::bdevperf {
 namespace {
@@ -18,8 +19,6 @@ namespace {
 using Verdict = ScriptedBdev::Verdict;
 
 constexpr uint64_t kSizeBytes = 1U << 20;
-
-uint64_t manual_clock() { return LwThread::current()->now_ns(); }
 
 // A job on a scripted device, and the time in which it runs: the device holds everything, and turn() lets it go after
 // some time, so that each turn completes `queue_depth` requests.

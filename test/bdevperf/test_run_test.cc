@@ -6,13 +6,12 @@
 #include "lib/bdev/null/null_bdev.h"
 #include "test/bdevperf/scripted_bdev.h"
 #include "test/support/disk_user.h"
+#include "test/support/manual_host.h"
 
 namespace sluice::bdevperf {
 namespace {
 
 using Verdict = ScriptedBdev::Verdict;
-
-uint64_t manual_clock() { return LwThread::current()->now_ns(); }
 
 class TestRunTest : public testing::Test {
  protected:

@@ -11,13 +11,19 @@ from common import GuestError
 from programs import BLOCK_BYTES, SIZE_BYTES, bdev_call, bdevperf, bdevperf_figures, call_text, cores, run_bdevperf
 from settings import Setting
 
-STORE_BYTES = 64 << 30  # sparse: room for clones of runs to come
+STORE_BYTES = 4 << 30
 TERABYTE = 1 << 40
 SNAPSHOTS = 100
 
 
+def allocate(path, size_bytes):
+    """A file with all of its blocks: what its file system does for new ones is in no figure."""
+    with open(path, 'wb') as file:
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
+
+
 class StoreOnFile(Setting):
-    """A store on a sparse file, with a thick volume that is written, and a snapshot of another; and a plain file."""
+    """A store on a file, with a thick volume that is written, and a snapshot of another; and a plain file."""
 
     def __init__(self, plain):
         super().__init__()
@@ -26,8 +32,7 @@ class StoreOnFile(Setting):
     def _set_up(self, stack):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
         self._store = pathlib.Path(folder) / 'store.img'
-        with open(self._store, 'wb') as file:
-            file.truncate(STORE_BYTES)
+        allocate(self._store, STORE_BYTES)
         mib = SIZE_BYTES >> 20
         make = [('bdev_lvol_create_lvstore', {'bdev_name': 'disk', 'lvs_name': 'lvs'}),
                 *(('bdev_lvol_create', {'lvs_name': 'lvs', 'lvol_name': name, 'size_in_mib': mib,
@@ -127,8 +132,7 @@ class SnapshotsUnderLoad(Setting):
     def _set_up(self, stack):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
         image = pathlib.Path(folder) / 'store.img'
-        with open(image, 'wb') as file:
-            file.truncate(STORE_BYTES)
+        allocate(image, STORE_BYTES)
         self._daemon = stack.enter_context(LvolDaemon('bench-snapshots', 'poll', image))
         self._daemon.call('bdev_lvol_create_lvstore', bdev_name='store', lvs_name='lvs')
         for name in 'snapped', 'other':
@@ -140,6 +144,8 @@ class SnapshotsUnderLoad(Setting):
         made = []
 
         def make():
+            # Not on the daemon's core: time slices of some milliseconds would be in the figures.
+            os.sched_setaffinity(0, {cores()[1]})
             while not stop.wait(0.005):
                 self._daemon.call('bdev_lvol_snapshot', lvol_name='lvs/snapped', snapshot_name='s')
                 self._daemon.call('bdev_lvol_delete', name='lvs/s')
@@ -151,7 +157,7 @@ class SnapshotsUnderLoad(Setting):
             thread.start()
         try:
             result, _, command = run_bdevperf(seconds, calls, cores()[1],
-                                              ['-q', 16, '-o', 4096, '-w', 'randwrite', '-t', round(seconds, 3)])
+                                              ['--mode', 'interrupt', '-q', 16, '-o', 4096, '-w', 'randwrite', '-t', round(seconds, 3)])
         finally:
             stop.set()
             if snapshots:
@@ -159,9 +165,10 @@ class SnapshotsUnderLoad(Setting):
         bdevperf_figures(result)
         snapped, other = result['results']
         holds = self._daemon.call('bdev_lvol_get_usage', lvs_name='lvs')['write_holds']
-        figures = {'snapshots': len(made), 'iops': snapped['iops'], 'other_iops': other['iops'],
+        figures = {'iops': snapped['iops'], 'other_iops': other['iops'],
                    'p99_us': snapped['p99_latency_us'], 'other_p99_us': other['p99_latency_us']}
         if snapshots:
+            figures['snapshots'] = len(made)
             figures['held_p99_us'] = holds['p99_us']
             figures['held_max_us'] = holds['max_us']
         return figures, command

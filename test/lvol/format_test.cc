@@ -11,11 +11,11 @@
 namespace sluice::lvol {
 namespace {
 
-constexpr Uuid kStore{{0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0x4c, 0xfe, 0x8f, 1, 2, 3, 4, 5, 6, 7}};
+constexpr Uuid kStoreUuid{{0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0x4c, 0xfe, 0x8f, 1, 2, 3, 4, 5, 6, 7}};
 
 Superblock example_superblock() {
   return {.generation = 6,
-          .uuid = kStore,
+          .uuid = kStoreUuid,
           .name = "fast",
           .geometry = {.cluster_bytes = 64U << 10, .total_clusters = 1000, .reserved_clusters = 3, .journal_pages = 40},
           .base_block_bytes = 4096,
@@ -56,7 +56,7 @@ std::vector<Record> example_records() {
 }
 
 JournalHeader example_header() {
-  return {.store = kStore,
+  return {.store = kStoreUuid,
           .sequence = 12,
           .durable_sequence = 9,
           .first_record = 100,
@@ -111,7 +111,7 @@ int header_code_with(size_t offset, T value) {
   Page page = journal_page({DeleteVolumeRecord{.volume = 1}}, header);
   poke(page, offset, value);
   poke(page, 0, slow_crc(std::span(page).subspan(4)));
-  const auto decoded = decode_journal_header(page, kStore);
+  const auto decoded = decode_journal_header(page, kStoreUuid);
   return decoded ? 0 : decoded.error().code;
 }
 
@@ -325,7 +325,7 @@ TEST(LvolFormat, JournalPagesComeBack) {
   const Page page = journal_page(records, header);
   EXPECT_EQ(header.records, records.size());
   EXPECT_EQ(header.crc, slow_crc(std::span(page).subspan(4)));
-  const auto decoded = decode_journal_header(page, kStore);
+  const auto decoded = decode_journal_header(page, kStoreUuid);
   ASSERT_TRUE(decoded);
   EXPECT_EQ(*decoded, header);
   EXPECT_EQ(decode_records(page, *decoded), records);
@@ -340,7 +340,7 @@ TEST(LvolFormat, APageTakes144Entries) {
   EXPECT_EQ(header.records, 144);
   EXPECT_EQ(header.used_bytes, kMaxRecordBytes);
   seal(header, page);
-  EXPECT_EQ(decode_records(page, *decode_journal_header(page, kStore))->size(), 144U);
+  EXPECT_EQ(decode_records(page, *decode_journal_header(page, kStoreUuid))->size(), 144U);
 }
 
 TEST(LvolFormat, TheLargestRecordFillsAPage) {
@@ -385,7 +385,7 @@ TEST(LvolFormat, EachFlippedBitOfAJournalPageIsFound) {
   Page page = journal_page(example_records(), header);
   for (size_t bit = 0; bit < kPageBytes * 8; ++bit) {
     page[bit / 8] ^= std::byte{1} << bit % 8;
-    const auto decoded = decode_journal_header(page, kStore);
+    const auto decoded = decode_journal_header(page, kStoreUuid);
     ASSERT_FALSE(decoded) << "bit " << bit;
     EXPECT_EQ(decoded.error().code, EILSEQ);
     page[bit / 8] ^= std::byte{1} << bit % 8;
@@ -395,7 +395,7 @@ TEST(LvolFormat, EachFlippedBitOfAJournalPageIsFound) {
 TEST(LvolFormat, APageOfAnotherStoreIsNotTaken) {
   JournalHeader header = example_header();
   const Page page = journal_page(example_records(), header);
-  EXPECT_TRUE(decode_journal_header(page, kStore));
+  EXPECT_TRUE(decode_journal_header(page, kStoreUuid));
   EXPECT_FALSE(decode_journal_header(page, Uuid{{1}}));
 }
 
@@ -466,7 +466,7 @@ TEST(LvolFormat, ArbitraryBytesAreSurvived) {
     Page noise;
     for (size_t i = 0; i < kPageBytes; i += 8) poke(noise, i, random());
     EXPECT_FALSE(decode_superblock(noise));
-    EXPECT_FALSE(decode_journal_header(noise, kStore));
+    EXPECT_FALSE(decode_journal_header(noise, kStoreUuid));
     JournalHeader any = header;
     any.records = static_cast<uint16_t>(random() % 20);
     any.used_bytes = static_cast<uint16_t>(random() % (kMaxRecordBytes + 1));

@@ -17,7 +17,7 @@ namespace {
 
 using Entries = std::map<uint32_t, Entry>;
 
-struct Volume {
+struct ModelVolume {
   uint64_t id;
   MapRoot root;
   Entries entries;
@@ -55,7 +55,7 @@ class World {
   void step() {
     switch (random_() % 32) {
       case 0:
-        if (volumes_.size() < 8) volumes_.push_back(std::make_unique<Volume>(++volume_ids_));
+        if (volumes_.size() < 8) volumes_.push_back(std::make_unique<ModelVolume>(++volume_ids_));
         break;
       case 1:
       case 2:
@@ -124,7 +124,7 @@ class World {
  private:
   static constexpr uint32_t kClusters = 3000;
 
-  Volume& some_volume() { return *volumes_[random_() % volumes_.size()]; }
+  ModelVolume& some_volume() { return *volumes_[random_() % volumes_.size()]; }
   // Dense at the beginning, for leaves with much in them, and here and there further up, for all levels.
   uint32_t some_index() {
     switch (random_() % 8) {
@@ -171,7 +171,7 @@ class World {
 
   // --- Operations ---
 
-  void change(Volume& volume, uint32_t index) {
+  void change(ModelVolume& volume, uint32_t index) {
     const auto it = volume.entries.find(index);
     const Entry old = it == volume.entries.end() ? Entry{} : it->second;
     Entry entry = old;
@@ -203,7 +203,7 @@ class World {
     }
     set(volume, index, entry);
   }
-  void set(Volume& volume, uint32_t index, const Entry& entry) {
+  void set(ModelVolume& volume, uint32_t index, const Entry& entry) {
     Entry& now = volume.entries[index];
     name(entry);
     unname(now, entry, ++record_);
@@ -213,7 +213,7 @@ class World {
     ASSERT_EQ(maps_.find(volume.root, index).entry, entry);
   }
   void drop_range() {
-    Volume& volume = some_volume();
+    ModelVolume& volume = some_volume();
     const uint64_t first = random_() % 600;
     const uint64_t end = random_() % 4 == 0 ? 1ULL << 32 : first + random_() % 400;
     for (uint64_t at = first; (at = maps_.next_mapped(volume.root, at, end)) < end;) {
@@ -223,14 +223,14 @@ class World {
     ASSERT_TRUE(left == volume.entries.end() || left->first >= end);
   }
   void share() {
-    Volume& from = some_volume();
-    auto to = std::make_unique<Volume>(++volume_ids_);
+    ModelVolume& from = some_volume();
+    auto to = std::make_unique<ModelVolume>(++volume_ids_);
     maps_.share(from.root, to->root);
     to->entries = from.entries;
     for (const auto& [index, entry] : to->entries) name(entry);
     volumes_.push_back(std::move(to));
   }
-  void release(Volume& volume) {
+  void release(ModelVolume& volume) {
     maps_.release(volume.root, ++record_);
     for (const auto& [index, entry] : volume.entries) unname(entry, {}, record_);
   }
@@ -241,7 +241,7 @@ class World {
   void begin_io() {
     InFlight& io = in_flight_.emplace_back();
     reader_.enter(io.use);
-    const Volume& volume = some_volume();
+    const ModelVolume& volume = some_volume();
     io.volume = volume.id;
     for (const auto& [index, entry] : volume.entries) {
       for (const ClusterIndex cluster : {entry.own, entry.base}) {
@@ -263,8 +263,8 @@ class World {
     ASSERT_EQ(clusters_.in_quarantine(), 0U);
   }
   void compare() {
-    Volume& a = some_volume();
-    Volume& b = some_volume();
+    ModelVolume& a = some_volume();
+    ModelVolume& b = some_volume();
     Entries differ_a;
     Entries differ_b;
     uint64_t last = 0;
@@ -375,7 +375,7 @@ class World {
     if (root != nullptr) read(root, 0, entries);
     return entries;
   }
-  void check_reads(const Volume& volume) {
+  void check_reads(const ModelVolume& volume) {
     ASSERT_EQ(read(volume.root.page()), volume.entries);
     uint64_t at = 0;
     for (const auto& [index, entry] : volume.entries) {
@@ -452,7 +452,7 @@ class World {
   RecordNumber record_ = 0;
   RecordNumber durable_ = 0;
   uint64_t volume_ids_ = 0;
-  std::vector<std::unique_ptr<Volume>> volumes_;
+  std::vector<std::unique_ptr<ModelVolume>> volumes_;
   std::list<InFlight> in_flight_;
   std::vector<Frozen> frozen_;
   std::vector<MapPage*> placed_;  // by the checkpoint in progress

@@ -7,7 +7,7 @@
 namespace sluice::lvol {
 namespace {
 
-constexpr uint32_t kAll = UINT32_MAX;
+constexpr uint32_t kEveryPage = UINT32_MAX;
 
 // 16 places in a cluster.
 struct PagePlacesTest : testing::Test {
@@ -19,7 +19,7 @@ struct PagePlacesTest : testing::Test {
   void complete_checkpoint() {
     places.begin_checkpoint();
     places.end_checkpoint();
-    while (places.settle(kAll)) {
+    while (places.settle(kEveryPage)) {
     }
   }
 };
@@ -63,7 +63,7 @@ TEST_F(PagePlacesTest, ACheckpointThatFailsFreesNothing) {
   places.begin_checkpoint();
   places.leave(2 * 16 + 1);
   places.abandon_checkpoint();
-  EXPECT_FALSE(places.settle(kAll));
+  EXPECT_FALSE(places.settle(kEveryPage));
   EXPECT_EQ(places.spare(), 0U);
   complete_checkpoint();
   EXPECT_EQ(places.spare(), 2U);

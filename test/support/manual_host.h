@@ -164,4 +164,7 @@ T ManualHosts::await(LwThread& thread, Task<T> task) {
   if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 
+// The clock of the hosts, as code on one of their threads sees it; for what takes a clock.
+inline uint64_t manual_clock() { return LwThread::current()->now_ns(); }
+
 }  // namespace sluice

@@ -73,13 +73,13 @@ Result<std::unique_ptr<BdevChannel>> HeldBdev::make_channel() { return std::make
 
 Task<> HeldBdev::release(ThreadDirectory& threads) {
   holding_ = false;
-  co_await threads.for_each_channel(*this,
-                                    [](Channel& channel) { static_cast<HeldChannel&>(channel).release(INT_MAX); });
+  co_await threads.for_each_channel(
+      *this, [](sluice::Channel& channel) { static_cast<HeldChannel&>(channel).release(INT_MAX); });
 }
 
 Task<> HeldBdev::release_oldest(ThreadDirectory& threads, int count) {
-  co_await threads.for_each_channel(*this,
-                                    [count](Channel& channel) { static_cast<HeldChannel&>(channel).release(count); });
+  co_await threads.for_each_channel(
+      *this, [count](sluice::Channel& channel) { static_cast<HeldChannel&>(channel).release(count); });
 }
 
 }  // namespace sluice::test
