@@ -21,12 +21,13 @@ struct MapRequest : BlockIo {
     kWrite,    // may I write these sub-clusters, and where?
     kOwn,      // may I copy what is shared of this cluster, and where? (as kWrite, of nothing)
     kPublish,  // they are written (or have failed): make them visible
+    kWritten,  // whole sub-clusters of the volume's own cluster `cluster` are written, unasked: make them visible
     kDrop,     // forget whole clusters
     kFlush,    // make everything durable that completed before
   };
   enum class Answer : uint8_t {
     kFailed,   // see `status`
-    kRetry,    // nothing needs to change any more: look at the map again
+    kRetry,    // kWrite: nothing needs to change any more; kWritten: others came between: look at the map again
     kGranted,  // kWrite, kOwn: write to `cluster`, then publish
     kDone,
   };
@@ -46,7 +47,7 @@ struct MapRequest : BlockIo {
 
   Answer answer = Answer::kFailed;
   IoStatus result = IoStatus::kOk;  // of kFailed
-  // Of kGranted.
+  // Of kGranted; the question of kWritten.
   ClusterIndex cluster = kNoCluster;
   Entry source;         // the entry before: where the rest of sub-clusters comes from
   uint64_t fill = 0;    // of `partial`, those whose rest must be filled from `source` (the others are in `cluster`)

@@ -87,8 +87,10 @@ Found Maps::look_up(const MapPage* page, uint64_t index) const {
 void Maps::set(MapRoot& root, uint32_t index, const Entry& entry, RecordNumber by) {
   const Found found = look_up(root.page(), index);
   CHECK(!found.damaged);
-  if (found.entry == entry) return;
+  if (found.entry != entry) replace(root, index, found.entry, entry, by);
+}
 
+void Maps::replace(MapRoot& root, uint32_t index, const Entry& before, const Entry& entry, RecordNumber by) {
   if (root.empty()) {
     root.page_.store(&new_page(level_for(static_cast<uint64_t>(index) + 1)), std::memory_order_release);
     ++roots_;
@@ -113,9 +115,9 @@ void Maps::set(MapRoot& root, uint32_t index, const Entry& entry, RecordNumber b
     if (level == 0) break;
     path[level - 1] = &interior(*edge.load(std::memory_order_relaxed)).children[slot_of(index, level)];
   }
-  count_change(found.entry, entry, by, true);
+  count_change(before, entry, by, true);
   leaf(*path[0]->load(std::memory_order_relaxed)).store(slot_of(index, 0), entry);
-  count_change(found.entry, entry, by, false);
+  count_change(before, entry, by, false);
   // Behind the edges, so that who sees the new version finds the new pages.
   if (left_behind) root.version_.fetch_add(1, std::memory_order_release);
 
@@ -162,6 +164,7 @@ bool Maps::make_writable(std::atomic<MapPage*>& edge) {
 
 // Adds the references that an entry gains, or drops those that it loses. What both states name goes on as it is.
 void Maps::count_change(const Entry& from, const Entry& to, RecordNumber by, bool add) {
+  if (from.own == to.own && from.base == to.base) return;
   std::array<ClusterIndex, 2> before{from.own, from.base};
   std::array<ClusterIndex, 2> after{to.own, to.base};
   for (ClusterIndex& old : before) {

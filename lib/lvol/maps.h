@@ -89,6 +89,8 @@ class Maps {
   // pages is empty again. No memory is not an error here: it ends the process.
   // Requires: no damaged page on the way (checked): a store that has such pages must not be changed.
   void set(MapRoot& root, uint32_t index, const Entry& entry, RecordNumber by);
+  // The same for who has just looked: `before` is what find() tells, and another one.
+  void replace(MapRoot& root, uint32_t index, const Entry& before, const Entry& entry, RecordNumber by);
   // The first index at or after `from`, and before `end`, whose entry is not empty (that is, not Entry{}) or damaged;
   // `end` if there is none. Skips what is not mapped without visiting it.
   uint64_t next_mapped(const MapRoot& root, uint64_t from, uint64_t end) const;

@@ -42,6 +42,7 @@ struct VolumeChannel::Piece : MapRequest {
   Owning* owning = nullptr;  // instead of a request
   EpochUse use;
   bool entered = false;
+  bool asks = false;          // write: others have come between when it did not
   uint64_t within_bytes = 0;  // write: where in the cluster it begins
   IoStatus written = IoStatus::kOk;
   std::vector<iovec> slices;  // of a part: its buffers
@@ -101,6 +102,7 @@ VolumeChannel::Piece& VolumeChannel::take_piece(BlockIo* io, Split* split) {
   piece.io = io;
   piece.split = split;
   piece.owning = nullptr;
+  piece.asks = false;
   piece.volume = &volume_;
   piece.count = 1;
   if (io != nullptr) {
@@ -312,27 +314,51 @@ void VolumeChannel::write_piece(Piece& piece) {
   const auto last = static_cast<uint32_t>((end - 1) / subcluster_bytes_);
   piece.touched = store_.geometry().bits(first, last);
 
+  piece.partial = 0;
+  if (piece.within_bytes % subcluster_bytes_ != 0) piece.partial |= 1ULL << first;
+  if (end % subcluster_bytes_ != 0) piece.partial |= 1ULL << last;
+
   reader_.enter(piece.use);
   piece.entered = true;
   // The owner holds writes before it ends the epoch: who is in a later one sees that here.
   if (!volume_.held.load(std::memory_order_acquire)) [[likely]] {
     const Found found = store_.maps().find(volume_.map, piece.index);
-    if (found.in_place && (piece.touched & ~found.entry.valid) == 0) [[likely]] {
-      piece.type = IoType::kWrite;
-      piece.run = [](Work& work) {
-        auto& done = static_cast<Piece&>(work);
-        done.owner->finish(done, done.status);
-      };
-      to_base(piece, store_.geometry().offset_bytes(found.entry.own) + piece.within_bytes);
-      return;
+    if (found.in_place) [[likely]] {
+      const uint64_t missing = piece.touched & ~found.entry.valid;
+      if (missing == 0) [[likely]] {
+        piece.type = IoType::kWrite;
+        piece.run = [](Work& work) {
+          auto& done = static_cast<Piece&>(work);
+          done.owner->finish(done, done.status);
+        };
+        to_base(piece, store_.geometry().offset_bytes(found.entry.own) + piece.within_bytes);
+        return;
+      }
+      // Where nobody can see anything yet, there is nothing to ask for.
+      if (missing == piece.touched && piece.partial == 0 && !piece.asks) {
+        piece.cluster = found.entry.own;
+        write_unasked(piece);
+        return;
+      }
     }
   }
   reader_.leave(piece.use);
   piece.entered = false;
-  piece.partial = 0;
-  if (piece.within_bytes % subcluster_bytes_ != 0) piece.partial |= 1ULL << first;
-  if (end % subcluster_bytes_ != 0) piece.partial |= 1ULL << last;
   ask(piece, MapRequest::Kind::kWrite);
+}
+
+// It stays in its epoch until the owner has answered: the cluster does not become another's meanwhile.
+void VolumeChannel::write_unasked(Piece& piece) {
+  piece.type = IoType::kWrite;
+  piece.run = [](Work& work) {
+    auto& done = static_cast<Piece&>(work);
+    if (done.status == IoStatus::kOk) {
+      done.owner->ask(done, MapRequest::Kind::kWritten);
+    } else {
+      done.owner->finish(done, done.status);
+    }
+  };
+  to_base(piece, store_.geometry().offset_bytes(piece.cluster) + piece.within_bytes);
 }
 
 void VolumeChannel::ask(Piece& piece, MapRequest::Kind kind) {
@@ -351,6 +377,8 @@ void VolumeChannel::on_answer(Piece& piece) {
       finish(piece, piece.written != IoStatus::kOk ? std::exchange(piece.written, IoStatus::kOk) : piece.result);
       return;
     case MapRequest::Answer::kRetry:
+      piece.asks = piece.kind == MapRequest::Kind::kWritten;
+      if (std::exchange(piece.entered, false)) reader_.leave(piece.use);
       write_piece(piece);
       return;
     case MapRequest::Answer::kGranted:

@@ -2,12 +2,13 @@
 //
 //   read:   look at the map -> one piece for each run that lies in one place -> base bdev (or zeros, or the origin)
 //   write:  one piece for each cluster: mapped and private -> base bdev, in place
+//                                       private, whole sub-clusters without content -> base bdev -> owner: visible
 //                                       else -> owner: where? -> fill, copy -> base bdev -> owner: visible
 //
 // Thread:     its own.
 // Ownership:  pieces come from the host's ElasticPool, and hold no memory while nothing is in flight.
 // Invariants: a piece is inside an epoch from before it looks at the map until its last use of what it found, but not
-//             while the owner has it: the owner may be waiting for the epoch to end.
+//             while it waits for the owner's leave to write: the owner may be waiting for the epoch to end.
 #pragma once
 
 #include <sys/uio.h>
@@ -66,6 +67,7 @@ class VolumeChannel final : public BdevChannel {
   void read_extent(Piece& piece, const Extent& extent);
 
   void write_piece(Piece& piece);
+  void write_unasked(Piece& piece);
   void granted(Piece& piece);
   Task<IoStatus> fill_and_write(Piece& piece);
   Task<IoStatus> write_filled(Piece& piece, uint64_t begin_bytes, std::span<std::byte> bytes);

@@ -36,6 +36,9 @@ void WriteArbiter::take(MapRequest& request) {
     case MapRequest::Kind::kPublish:
       publish(request);
       return;
+    case MapRequest::Kind::kWritten:
+      written(request);
+      return;
     case MapRequest::Kind::kDrop:
       drop(request);
       return;
@@ -195,6 +198,38 @@ void WriteArbiter::publish(MapRequest& request) {
     answer(request, MapRequest::Answer::kFailed, failed_);
   }
   retake(waiting);
+}
+
+// Nobody was asked before it was written: whoever was granted these sub-clusters meanwhile may have overwritten them
+// with what was there before, and whoever published them may have been overwritten. Then the channel writes once more.
+// It is still in the epoch in which it found the cluster: what is the volume's own now has been so all the time.
+// It does not wait for a held volume, which waits for it.
+void WriteArbiter::written(MapRequest& request) {
+  if (failed_ != IoStatus::kOk) {
+    answer(request, MapRequest::Answer::kFailed, failed_);
+    return;
+  }
+  if (!parts_.journal.has_room()) {
+    journal_waiters_.push_front(request);
+    events_.on_starved();
+    return;
+  }
+  Volume& volume = *request.volume;
+  const auto found_pending = pending_.find(key_of(volume, request.index));
+  const bool busy = found_pending != pending_.end() && (found_pending->second.busy & request.touched) != 0;
+  const Found found = parts_.maps.find(volume.map, request.index);
+  if (busy || !found.in_place || found.entry.own != request.cluster || (found.entry.valid & request.touched) != 0) {
+    answer(request, MapRequest::Answer::kRetry);
+    return;
+  }
+  Entry after = found.entry;
+  after.valid |= request.touched;
+  if (after.valid == parts_.geometry.full()) after.base = kBaseOrigin;
+  const RecordNumber by =
+      parts_.journal.append(SetEntryRecord{.volume = volume.id(), .index = request.index, .entry = after});
+  parts_.maps.replace(volume.map, request.index, found.entry, after, by);
+  answer(request, MapRequest::Answer::kDone);
+  events_.on_change();
 }
 
 void WriteArbiter::drop(MapRequest& request) {

@@ -90,6 +90,7 @@ class WriteArbiter {
   bool may_begin(MapRequest& request);
   void write(MapRequest& request);
   void publish(MapRequest& request);
+  void written(MapRequest& request);
   void drop(MapRequest& request);
   void grant(MapRequest& request, Pending& pending, const Entry& source, uint64_t fill);
   void answer(MapRequest& request, MapRequest::Answer answer, IoStatus result = IoStatus::kOk);

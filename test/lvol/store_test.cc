@@ -263,6 +263,65 @@ TEST_F(StoreTest, AWriteInFlightBeyondTheNewEndLeavesNothingThere) {
   }
 }
 
+// Whole sub-clusters without content are written before anybody is asked. A write of a part, which fills the rest with
+// what was there before, must not hide what such a write has left around it; neither must a copy.
+TEST_F(StoreTest, AWriteThatDidNotAskIsNotHiddenByOneThatFills) {
+  make({.cluster_bytes = 256 * kKiB});
+  constexpr uint64_t kStep = 4 * kKiB;
+  create("a", 256 * kKiB);
+  write("a", 0, 256 * kKiB);
+  snapshot("a", "s");
+  for (uint64_t at = kStep; at < 256 * kKiB; at += kStep) {
+    const std::string name = "c" + std::to_string(at);
+    clone("s", name);
+    write(name, 0, kStep);
+    const PageBuffer whole(kStep, 1);
+    const PageBuffer part(512, 2);
+    TestIo unasked(IoType::kWrite, at, {whole.bytes()});
+    TestIo filling(IoType::kWrite, at + 512, {part.bytes()});
+    // The one or the other is first, by few or many steps.
+    const bool part_first = at / kStep % 2 == 1;
+    world().user(name, 0).submit(part_first ? filling : unasked);
+    for (uint64_t i = 0; i < at / kStep / 4; ++i) std::ignore = world().step();
+    world().user(name, 1).submit(part_first ? unasked : filling);
+    ASSERT_EQ(world().finish(unasked), IoStatus::kOk);
+    ASSERT_EQ(world().finish(filling), IoStatus::kOk);
+    PageBuffer found(kStep, 3);
+    ASSERT_EQ(world().read(name, at, found.bytes()), IoStatus::kOk);
+    const auto same = [&](uint64_t offset, uint64_t length, std::span<const std::byte> bytes) {
+      return std::ranges::equal(found.bytes().subspan(offset, length), bytes);
+    };
+    EXPECT_TRUE(same(0, 512, whole.bytes().first(512))) << name;
+    EXPECT_TRUE(same(1024, kStep - 1024, whole.bytes().subspan(1024))) << name;
+    EXPECT_TRUE(same(512, 512, whole.bytes().subspan(512, 512)) || same(512, 512, part.bytes())) << name;
+    remove(name);
+  }
+  expect_all();
+}
+
+// The cluster leaves the volume while it is written to, and may belong to another one soon.
+TEST_F(StoreTest, AWriteThatDidNotAskLeavesNothingInAClusterThatWasDiscarded) {
+  make({.cluster_bytes = 64 * kKiB});
+  for (int steps = 0; steps < 40; ++steps) {
+    create("a", 64 * kKiB);
+    create("b", 64 * kKiB);
+    ASSERT_EQ(world().write("a", 0, PageBuffer(1 * kKiB, 1).bytes()), IoStatus::kOk);
+    const PageBuffer late(1 * kKiB, 2);
+    TestIo unasked(IoType::kWrite, 8 * kKiB, {late.bytes()});
+    world().user("a", 0).submit(unasked);
+    for (int i = 0; i < steps; ++i) std::ignore = world().step();
+    ASSERT_EQ(world().discard("a", 0, 64 * kKiB), IoStatus::kOk);
+    ASSERT_EQ(world().write("b", 0, PageBuffer(1 * kKiB, 3).bytes()), IoStatus::kOk);
+    ASSERT_EQ(world().finish(unasked), IoStatus::kOk);
+    PageBuffer found(64 * kKiB, 4);
+    ASSERT_EQ(world().read("b", 0, found.bytes()), IoStatus::kOk);
+    EXPECT_TRUE(all_zero(found.bytes().subspan(1 * kKiB))) << steps;
+    for (const char* name : {"a", "b"}) ASSERT_TRUE(world().remove(name).has_value());
+  }
+  ASSERT_TRUE(world().await(world().store().checkpoint()).has_value());  // the last one: none runs meanwhile
+  EXPECT_THAT(world().findings(), IsEmpty());
+}
+
 TEST_F(StoreTest, AStoreGrowsWithItsDisk) {
   make({.size_bytes = 32 * kMiB, .disk_bytes = 8 * kMiB});
   const uint32_t before = free_clusters();
