@@ -18,6 +18,9 @@ namespace {
 constexpr size_t kZeroBytes = 64U << 10;
 alignas(4096) std::byte zero_bytes[kZeroBytes];  // never written to
 
+// What one request copies of a cluster that nobody waits for: others have their turns in between.
+constexpr uint64_t kCopyStepBytes = 32U << 10;
+
 BdevChannel& channel_of(const ChannelRef& ref) { return static_cast<BdevChannel&>(*ref.get()); }
 
 }  // namespace
@@ -410,6 +413,10 @@ void VolumeChannel::publish(Piece& piece, IoStatus written) {
   ask(piece, MapRequest::Kind::kPublish);
 }
 
+uint64_t VolumeChannel::copy_step_bytes(const Piece& piece) const {
+  return piece.owning != nullptr ? kCopyStepBytes : cluster_bytes_;
+}
+
 // Completes the sub-clusters that the write covers in part, and copies what must move to the new cluster along.
 Task<IoStatus> VolumeChannel::fill_and_write(Piece& piece) {
   const Geometry& geometry = store_.geometry();
@@ -431,8 +438,12 @@ Task<IoStatus> VolumeChannel::fill_and_write(Piece& piece) {
     const auto run_first = static_cast<uint32_t>(std::countr_zero(left));
     const auto run = static_cast<uint32_t>(std::countr_one(left >> run_first));
     const uint64_t run_begin = run_first * subcluster_bytes_;
-    status = co_await transfer(channel_of(base_), IoType::kWrite, target + run_begin,
-                               bytes.subspan(run_begin - begin_bytes, run * subcluster_bytes_));
+    for (uint64_t done = 0; done < run * subcluster_bytes_ && status == IoStatus::kOk;) {
+      const uint64_t length = std::min(run * subcluster_bytes_ - done, copy_step_bytes(piece));
+      status = co_await transfer(channel_of(base_), IoType::kWrite, target + run_begin + done,
+                                 bytes.subspan(run_begin - begin_bytes + done, length));
+      done += length;
+    }
     left &= ~geometry.bits(run_first, run_first + run - 1);
   }
   co_return status;
@@ -460,7 +471,7 @@ Task<IoStatus> VolumeChannel::read_subclusters(const Piece& piece, uint64_t want
     const auto run = static_cast<uint32_t>(std::countr_one(wanted >> run_first));
     const uint64_t end = (run_first + run) * subcluster_bytes_;
     for (uint64_t at = run_first * subcluster_bytes_; at < end;) {
-      const Extent extent = extent_of(piece.source, piece.index, at, end - at);
+      const Extent extent = extent_of(piece.source, piece.index, at, std::min(end - at, copy_step_bytes(piece)));
       const std::span<std::byte> bytes = buffer.subspan(at - first * subcluster_bytes_, extent.length_bytes);
       if (extent.source == Source::kZeros) {
         std::memset(bytes.data(), 0, bytes.size());

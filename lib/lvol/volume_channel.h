@@ -69,6 +69,7 @@ class VolumeChannel final : public BdevChannel {
   void write_piece(Piece& piece);
   void write_unasked(Piece& piece);
   void granted(Piece& piece);
+  uint64_t copy_step_bytes(const Piece& piece) const;
   Task<IoStatus> fill_and_write(Piece& piece);
   Task<IoStatus> write_filled(Piece& piece, uint64_t begin_bytes, std::span<std::byte> bytes);
   Task<IoStatus> read_subclusters(const Piece& piece, uint64_t wanted, uint32_t first, std::span<std::byte> buffer);

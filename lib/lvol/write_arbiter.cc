@@ -95,10 +95,13 @@ void WriteArbiter::write(MapRequest& request) {
   }
   const Entry& entry = found.entry;
   const uint64_t full = parts_.geometry.full();
+  // What is not in its own cluster is nowhere.
+  const bool rest_is_zeros =
+      entry.base == kBaseZeros || (entry.base == kBaseOrigin && volume.record->external_origin.empty());
   if (own) {
     const bool mapped = entry.own != kNoCluster || entry.base >= kFirstDataCluster;
-    const bool owned = found.in_place && (entry.valid == full || (entry.base < kFirstDataCluster && !request.allocate));
-    if (owned || (!mapped && !request.allocate)) {
+    const bool copied = entry.valid == full || rest_is_zeros || (entry.base < kFirstDataCluster && !request.allocate);
+    if ((found.in_place && copied) || (!mapped && !request.allocate)) {
       answer(request, MapRequest::Answer::kDone);
       return;
     }
@@ -131,6 +134,10 @@ void WriteArbiter::write(MapRequest& request) {
     if (!wait_for_space(request)) answer(request, MapRequest::Answer::kFailed, IoStatus::kNoSpace);
     return;
   }
+  if (own && entry.valid == 0 && rest_is_zeros) {
+    set_entry(request, entry, {.own = *taken, .base = entry.base, .valid = 0});
+    return;
+  }
   Pending& pending = pending_[key_of(volume, request.index)];
   pending.cluster = *taken;
   pending.fresh = true;
@@ -139,9 +146,18 @@ void WriteArbiter::write(MapRequest& request) {
   // A cluster that others share and that is not complete cannot become the base of the new one: what it owns is copied.
   // Until that is done nobody else may publish: the new cluster would hide what it does not have yet.
   const bool incomplete = entry.own != kNoCluster && entry.valid != full;
-  request.copy = own ? full : incomplete ? entry.valid & ~request.touched : 0;
+  request.copy = own ? (rest_is_zeros ? entry.valid : full) : incomplete ? entry.valid & ~request.touched : 0;
   request.locked = own || incomplete ? full : request.touched;
   grant(request, pending, entry, request.partial);
+}
+
+// A change that needs nothing to be written.
+void WriteArbiter::set_entry(MapRequest& request, const Entry& before, const Entry& after) {
+  const RecordNumber by =
+      parts_.journal.append(SetEntryRecord{.volume = request.volume->id(), .index = request.index, .entry = after});
+  parts_.maps.replace(request.volume->map, request.index, before, after, by);
+  answer(request, MapRequest::Answer::kDone);
+  events_.on_change();
 }
 
 void WriteArbiter::grant(MapRequest& request, Pending& pending, const Entry& source, uint64_t fill) {
@@ -225,11 +241,7 @@ void WriteArbiter::written(MapRequest& request) {
   Entry after = found.entry;
   after.valid |= request.touched;
   if (after.valid == parts_.geometry.full()) after.base = kBaseOrigin;
-  const RecordNumber by =
-      parts_.journal.append(SetEntryRecord{.volume = volume.id(), .index = request.index, .entry = after});
-  parts_.maps.replace(volume.map, request.index, found.entry, after, by);
-  answer(request, MapRequest::Answer::kDone);
-  events_.on_change();
+  set_entry(request, found.entry, after);
 }
 
 void WriteArbiter::drop(MapRequest& request) {

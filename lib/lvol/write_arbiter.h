@@ -91,6 +91,7 @@ class WriteArbiter {
   void write(MapRequest& request);
   void publish(MapRequest& request);
   void written(MapRequest& request);
+  void set_entry(MapRequest& request, const Entry& before, const Entry& after);
   void drop(MapRequest& request);
   void grant(MapRequest& request, Pending& pending, const Entry& source, uint64_t fill);
   void answer(MapRequest& request, MapRequest::Answer answer, IoStatus result = IoStatus::kOk);

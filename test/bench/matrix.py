@@ -9,7 +9,7 @@ from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, g
 from settings import AllIdle, AmongMany, Neighbourhood, OfferedLoad, Restless, create_and_delete
 from targets import QsdTarget, SluiceTarget
 from uml import Uml
-from volumes import TERABYTE, BigStore, SnapshotsUnderLoad, StoreOnFile
+from volumes import TERABYTE, BigStore, StoreOnFile, VolumesUnderLoad
 
 DEPTHS = (1, 32, 128)
 SIZES = {'512 B': 512, '4 KiB': 4096, '16 KiB': 16 << 10, '64 KiB': 64 << 10, '256 KiB': 256 << 10, '1 MiB': 1 << 20}
@@ -252,11 +252,12 @@ def lvol_groups(files):
     return [volumes_in_memory(1), volumes_in_memory(32), chain(),
             *(volumes_on_file(title, file, depth) for title, file in (('memory', files.memory), ('disk', files.disk))
               for depth in (1, 32)),
-            operations(files), snapshots(files)]
+            operations(files), snapshots(files), huge_neighbour(files)]
 
 
 def small_lvol_groups(files):
-    return [volumes_in_memory(32), operations(files, 1 << 30), snapshots(files)]
+    return [volumes_in_memory(32), operations(files, 1 << 30), snapshots(files),
+            huge_neighbour(files, 1 << 30)]
 
 
 def volumes_in_memory(depth):
@@ -309,13 +310,27 @@ def with_ms(measure):
 
 
 def snapshots(files):
-    setting = SnapshotsUnderLoad(files.memory)
-    rows = [Row('no snapshot', partial(setting.measure, snapshots=False)),
-            Row('snapshots made and deleted', partial(setting.measure, snapshots=True),
-                {'still': 'no snapshot'})]
-    return Group('random writes to two volumes, snapshots of one', rows, setting, cost_s=2, columns=[
-        RATE, ['other IOPS', 'other_iops'], P99, ['other p99 us', 'other_p99_us'], ['snapshots', 'snapshots'],
-        ['writes held, p99 us', 'held_p99_us'], ['max us', 'held_max_us']])
+    setting = VolumesUnderLoad(files.memory)
+    return volumes_under_load('random writes to two volumes', setting,
+                              [Row('snapshots made and deleted', setting.snapshots),
+                               Row('a clone is inflated', setting.inflation)],
+                              [['snapshots', 'snapshots'], ['writes held, p99 us', 'held_p99_us'],
+                               ['max us', 'held_max_us']])
+
+
+def huge_neighbour(files, size_bytes=TERABYTE):
+    setting = VolumesUnderLoad(files.memory, store_bytes=2 * size_bytes + (64 << 30))
+    title = '1 TiB' if size_bytes == TERABYTE else '1 GiB'
+    return volumes_under_load(f'random writes to two volumes, beside one of {title}', setting,
+                              [Row('it is deleted', partial(setting.deletion, size_bytes=size_bytes)),
+                               Row('it is inflated', partial(setting.inflation_of_nothing, size_bytes=size_bytes))])
+
+
+def volumes_under_load(title, setting, rows, columns=()):
+    for row in rows:
+        row.against = {'still': 'nothing else'}
+    return Group(title, [Row('nothing else', setting.still), *rows], setting, cost_s=3, columns=[
+        RATE, ['other IOPS', 'other_iops'], P99, ['other p99 us', 'other_p99_us'], *columns])
 
 
 RATE, CPU, P50, P99 = ['IOPS', 'iops'], ['CPU ns/IO', 'cpu_ns'], ['p50 us', 'p50_us'], ['p99 us', 'p99_us']
@@ -352,8 +367,8 @@ PARTS = {
     'neighbours': Part('Bad neighbours', neighbour_groups, lambda _: [neighbours('adaptive', 4, SMOKE_DEVICES)],
                        [P99, P50, RATE], [['p99 / none', 'none', 'p99_us']]),
     'lvol': Part('Logical volumes', lvol_groups, small_lvol_groups, [RATE, ['CPU ns/IO', 'process_cpu_ns'], P50, P99],
-                 [['IOPS / base', 'base', 'iops'], ['IOPS / no snapshot', 'still', 'iops'],
-                  ['other p99 / no snapshot', 'still', 'other_p99_us']]),
+                 [['IOPS / base', 'base', 'iops'], ['IOPS / nothing else', 'still', 'iops'],
+                  ['other p99 / nothing else', 'still', 'other_p99_us']]),
     'guest': Part('A Linux guest', guest_groups, 'null, depth 1',
                   [P50, P99, ['mean us', 'mean_us'], ['target CPU ns/read, with boot', 'cpu_ns']],
                   [['p50 / qsd', 'qsd', 'p50_us'], ['CPU / qsd', 'qsd', 'cpu_ns'], ['p50 / poll', 'poll', 'p50_us']]),

@@ -122,53 +122,123 @@ class LvolDaemon(backends.SluiceBackend):
         return int(status.split('RssAnon:')[1].split()[0])
 
 
-class SnapshotsUnderLoad(Setting):
-    """A daemon with two volumes under random writes; of one of them snapshots are made and deleted."""
+class VolumesUnderLoad(Setting):
+    """A daemon with two volumes under random writes, while something is done to one of them, or to a third."""
 
-    def __init__(self, plain):
+    def __init__(self, plain, store_bytes=STORE_BYTES):
         super().__init__()
-        self._plain, self._daemon = plain, None
+        self._plain, self._store_bytes, self._daemon, self._image = plain, store_bytes, None, False
 
     def _set_up(self, stack):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
         image = pathlib.Path(folder) / 'store.img'
         allocate(image, STORE_BYTES)
-        self._daemon = stack.enter_context(LvolDaemon('bench-snapshots', 'poll', image))
+        os.truncate(image, self._store_bytes)
+        self._daemon = stack.enter_context(LvolDaemon('bench-volumes', 'poll', image))
         self._daemon.call('bdev_lvol_create_lvstore', bdev_name='store', lvs_name='lvs')
         for name in 'snapped', 'other':
             self._daemon.call('bdev_lvol_create', lvs_name='lvs', lvol_name=name, size_in_mib=SIZE_BYTES >> 20)
-            self._daemon.call('vhost_create_blk_controller', ctrlr=f'vhost.{name}', dev_name=f'lvs/{name}')
+            self._export(name)
+            self._write_all(name)
 
-    def measure(self, seconds, snapshots):
-        stop = threading.Event()
+    def _export(self, name):
+        self._daemon.call('vhost_create_blk_controller', ctrlr=f'vhost.{name}', dev_name=f'lvs/{name}')
+
+    def _write_all(self, name):
+        run_bdevperf(0.05, [bdev_call('virtio', self._daemon.directory / f'vhost.{name}', name)], cores()[1],
+                     ['-q', 1, '-w', 'read', '-o', '1M', '-t', 0.05, '--fill'])
+
+    def still(self, seconds):
+        return self._measure(seconds)
+
+    def snapshots(self, seconds):
         made = []
 
-        def make():
-            # Not on the daemon's core: time slices of some milliseconds would be in the figures.
-            os.sched_setaffinity(0, {cores()[1]})
+        def make(stop):
             while not stop.wait(0.005):
                 self._daemon.call('bdev_lvol_snapshot', lvol_name='lvs/snapped', snapshot_name='s')
                 self._daemon.call('bdev_lvol_delete', name='lvs/s')
                 made.append(1)
 
-        thread = threading.Thread(target=make)
-        calls = [bdev_call('virtio', self._daemon.directory / f'vhost.{name}', name) for name in ('snapped', 'other')]
-        if snapshots:
+        figures, command = self._measure(seconds, make)
+        holds = self._daemon.call('bdev_lvol_get_usage', lvs_name='lvs')['write_holds']
+        return figures | {'snapshots': len(made), 'held_p99_us': holds['p99_us'], 'held_max_us': holds['max_us']}, command
+
+    def deletion(self, seconds, size_bytes):
+        """The load goes on for as long as it takes to give the clusters back, or nearly."""
+        self._create('big', size_bytes, thin=False)
+
+        def delete(stop):
+            self._daemon.call('bdev_lvol_delete', name='lvs/big')
+
+        return self._measure(seconds, delete)
+
+    def inflation_of_nothing(self, seconds, size_bytes):
+        """Of a volume that nobody has written to: it takes clusters for as long as the load runs."""
+        self._create('big', size_bytes, thin=True)
+        return self._inflation(seconds, 'big')
+
+    def inflation(self, seconds):
+        """Of a clone of what is written: all of it is copied, or as much as the load leaves time for."""
+        if not self._image:
+            self._create('image', SIZE_BYTES, thin=True)
+            self._export('image')
+            self._write_all('image')
+            self._daemon.call('vhost_delete_controller', ctrlr='vhost.image')
+            self._daemon.call('bdev_lvol_snapshot', lvol_name='lvs/image', snapshot_name='i')
+            self._image = True
+        self._daemon.call('bdev_lvol_clone', snapshot_name='lvs/i', clone_name='clone')
+        return self._inflation(seconds, 'clone')
+
+    def _inflation(self, seconds, volume):
+        def inflate(stop):
+            try:
+                self._daemon.call('bdev_lvol_inflate', name=f'lvs/{volume}')
+            except (GuestError, OSError):
+                if not stop.is_set():
+                    raise
+
+        figures, command = self._measure(seconds, inflate, end=self._start_again)
+        self._daemon.call('bdev_lvol_delete', name=f'lvs/{volume}')
+        return figures, command
+
+    def _create(self, name, size_bytes, thin):
+        self._daemon.call('bdev_lvol_create', lvs_name='lvs', lvol_name=name, size_in_mib=size_bytes >> 20,
+                          thin_provision=thin)
+
+    def _start_again(self):
+        self._daemon.kill_and_start()
+        self._daemon.open_base()
+        for name in 'snapped', 'other':
+            self._export(name)
+
+    def _measure(self, seconds, meanwhile=None, end=None):
+        stop = threading.Event()
+
+        def act():
+            # Not on the daemon's core: time slices of some milliseconds would be in the figures.
+            os.sched_setaffinity(0, {cores()[1]})
+            time.sleep(0.05)  # the load has begun by then
+            meanwhile(stop)
+
+        thread = threading.Thread(target=act)
+        if meanwhile:
             thread.start()
         try:
-            result, _, command = run_bdevperf(seconds, calls, cores()[1],
-                                              ['--mode', 'interrupt', '-q', 16, '-o', 4096, '-w', 'randwrite', '-t', round(seconds, 3)])
+            result, command = self._load(seconds, ['-q', 16, '-o', 4096, '-w', 'randwrite'])
         finally:
             stop.set()
-            if snapshots:
+            if end:
+                end()
+            if meanwhile:
                 thread.join()
-        bdevperf_figures(result)
         snapped, other = result['results']
-        holds = self._daemon.call('bdev_lvol_get_usage', lvs_name='lvs')['write_holds']
-        figures = {'iops': snapped['iops'], 'other_iops': other['iops'],
-                   'p99_us': snapped['p99_latency_us'], 'other_p99_us': other['p99_latency_us']}
-        if snapshots:
-            figures['snapshots'] = len(made)
-            figures['held_p99_us'] = holds['p99_us']
-            figures['held_max_us'] = holds['max_us']
-        return figures, command
+        return {'iops': snapped['iops'], 'other_iops': other['iops'], 'p99_us': snapped['p99_latency_us'],
+                'other_p99_us': other['p99_latency_us']}, command
+
+    def _load(self, seconds, options):
+        calls = [bdev_call('virtio', self._daemon.directory / f'vhost.{name}', name) for name in ('snapped', 'other')]
+        result, _, command = run_bdevperf(seconds, calls, cores()[1],
+                                          ['--mode', 'interrupt', '-t', round(seconds, 3), *options])
+        bdevperf_figures(result)
+        return result, command

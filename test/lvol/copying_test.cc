@@ -96,6 +96,27 @@ TEST_F(LvolCopyingTest, AnInflatedVolumeOwnsAllOfItself) {
   EXPECT_THAT(world_.findings(), IsEmpty());
 }
 
+TEST_F(LvolCopyingTest, InflatingAnEmptyVolumeWritesNoData) {
+  world_.create("empty", kBytes);
+  const uint64_t before = world_.disk().changes();
+  ASSERT_TRUE(own("empty", true));
+  EXPECT_LT(world_.disk().changes() - before, kClusters / 2);  // pages of the journal
+  EXPECT_EQ(usage("empty").allocated, kClusters);
+  EXPECT_EQ(content("empty"), zeros());
+  EXPECT_THAT(world_.findings(), IsEmpty());
+}
+
+TEST_F(LvolCopyingTest, ACloneOfAThickVolumeOwnsTheClustersThatNobodyHasWrittenTo) {
+  world_.create("thick", kBytes, false);
+  write("thick", 0, kSubcluster, 1, of_origin_);
+  world_.snapshot("thick", "s");
+  world_.clone("s", "clone");
+  ASSERT_TRUE(own("clone", false));
+  EXPECT_EQ(content("clone"), of_origin_);
+  EXPECT_EQ(usage("clone").exclusive, kClusters);
+  EXPECT_THAT(world_.findings(), IsEmpty());
+}
+
 TEST_F(LvolCopyingTest, ADecoupledVolumeTakesOnlyWhatItHas) {
   make_clone();
   ASSERT_TRUE(own("clone", false));
