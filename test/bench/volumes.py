@@ -11,15 +11,19 @@ from common import GuestError
 from programs import BLOCK_BYTES, SIZE_BYTES, bdev_call, bdevperf, bdevperf_figures, call_text, cores, run_bdevperf
 from settings import Setting
 
-STORE_BYTES = 4 << 30
+STORE_BYTES = 3 << 30
 TERABYTE = 1 << 40
 SNAPSHOTS = 100
 
 
-def allocate(path, size_bytes):
-    """A file with all of its blocks: what its file system does for new ones is in no figure."""
+def write_all_of(path, size_bytes):
+    """A file that is all there: what its file system, or a host of virtual machines, does for new memory and blocks is
+    in no figure."""
+    zeros = bytes(1 << 20)
     with open(path, 'wb') as file:
-        os.posix_fallocate(file.fileno(), 0, size_bytes)
+        for _ in range(size_bytes // len(zeros)):
+            file.write(zeros)
+        os.fsync(file.fileno())
 
 
 class StoreOnFile(Setting):
@@ -32,7 +36,7 @@ class StoreOnFile(Setting):
     def _set_up(self, stack):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
         self._store = pathlib.Path(folder) / 'store.img'
-        allocate(self._store, STORE_BYTES)
+        write_all_of(self._store, STORE_BYTES)
         mib = SIZE_BYTES >> 20
         make = [('bdev_lvol_create_lvstore', {'bdev_name': 'disk', 'lvs_name': 'lvs'}),
                 *(('bdev_lvol_create', {'lvs_name': 'lvs', 'lvol_name': name, 'size_in_mib': mib,
@@ -132,7 +136,7 @@ class VolumesUnderLoad(Setting):
     def _set_up(self, stack):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='sluice-bench-', dir=self._plain.parent))
         image = pathlib.Path(folder) / 'store.img'
-        allocate(image, STORE_BYTES)
+        write_all_of(image, STORE_BYTES)
         os.truncate(image, self._store_bytes)
         self._daemon = stack.enter_context(LvolDaemon('bench-volumes', 'poll', image))
         self._daemon.call('bdev_lvol_create_lvstore', bdev_name='store', lvs_name='lvs')
