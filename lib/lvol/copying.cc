@@ -44,7 +44,7 @@ Result<> from_status(IoStatus status) {
 Task<Result<>> own_clusters(Store& store, VolumeId id, BdevChannel& volume, bool allocate, CopyProgress& progress) {
   if (auto reserved = store.reserve_volume(id); !reserved) co_return reserved;
   const Reservation reservation(store, id);
-  const Volume& found = *store.volumes().find(id);
+  Volume& found = *store.volumes().find(id);
   if (found.record->snapshot) co_return fail(EPERM, "a snapshot never changes");
   const uint64_t clusters = found.record->size_bytes / store.geometry().cluster_bytes;
   progress.total_clusters = clusters;
@@ -62,6 +62,17 @@ Task<Result<>> own_clusters(Store& store, VolumeId id, BdevChannel& volume, bool
     if (entry.in_place && entry.entry.valid == store.geometry().full()) {
       if (++skipped % kListStep == 0) co_await next_turn();
       continue;
+    }
+    if (allocate && entry.entry == Entry{} && found.record->external_origin.empty()) {
+      // Nothing needs to be copied where nothing is.
+      const auto end = static_cast<uint32_t>(clusters);
+      const auto allocated = co_await store.allocate_some(found, static_cast<uint32_t>(index), end);
+      if (!allocated) co_return std::unexpected(allocated.error());
+      if (*allocated > 0) {
+        index += *allocated - 1;
+        co_await next_turn();
+        continue;
+      }
     }
     const IoStatus status = co_await channel.own(static_cast<uint32_t>(index), allocate);
     if (status != IoStatus::kOk) co_return from_status(status);

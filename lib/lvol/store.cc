@@ -419,28 +419,35 @@ Task<Result<VolumeId>> Store::create(CreateOptions options) {
   co_return std::unexpected(made.error());
 }
 
-// Clusters one after the other, as far as the store has them so.
 Task<Result<>> Store::allocate_all(Volume& volume) {
   const auto clusters = static_cast<uint32_t>(volume.record->size_bytes / geometry_.cluster_bytes);
   for (uint32_t index = 0; index < clusters;) {
-    if (auto room = co_await make_room(); !room) co_return room;
-    uint32_t count = 0;
-    ClusterIndex first = kNoCluster;
-    while (count < kAllocateStep && index + count < clusters && arbiter_->may_take()) {
-      const std::optional<ClusterIndex> taken = clusters_.take();
-      if (!taken) break;
-      if (count > 0 && *taken != first + count) {
-        clusters_.give_back(*taken);
-        break;
-      }
-      if (count++ == 0) first = *taken;
-    }
-    if (count == 0) co_return sluice::fail(ENOSPC, "the store has not so many free clusters");
-    change(AllocateRangeRecord{.volume = volume.id(), .first = index, .count = count, .own = first});
-    index += count;
+    const auto count = co_await allocate_some(volume, index, clusters);
+    if (!count) co_return std::unexpected(count.error());
+    if (*count == 0) co_return sluice::fail(ENOSPC, "the store has not so many free clusters");
+    index += *count;
     co_await next_turn();
   }
   co_return co_await commit();
+}
+
+Task<Result<uint32_t>> Store::allocate_some(Volume& volume, uint32_t index, uint32_t end) {
+  if (auto room = co_await make_room(); !room) co_return std::unexpected(room.error());
+  const auto most =
+      static_cast<uint32_t>(std::min<uint64_t>(maps_.next_mapped(volume.map, index, end) - index, kAllocateStep));
+  uint32_t count = 0;
+  ClusterIndex first = kNoCluster;
+  while (count < most && arbiter_->may_take()) {
+    const std::optional<ClusterIndex> taken = clusters_.take();
+    if (!taken) break;
+    if (count > 0 && *taken != first + count) {
+      clusters_.give_back(*taken);
+      break;
+    }
+    if (count++ == 0) first = *taken;
+  }
+  if (count > 0) change(AllocateRangeRecord{.volume = volume.id(), .first = index, .count = count, .own = first});
+  co_return count;
 }
 
 // Changes the volume's record. Requires: it is busy (checked).

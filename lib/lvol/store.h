@@ -158,6 +158,10 @@ class Store {
   // Nothing is on its way back any more: for tests. The counts are those of a walk then.
   Task<> settle();
 
+  // For own_clusters(): gives clusters to some that are not mapped, from `index` on and before `end`, as many as can be
+  // had at once. Returns how many. Requires: reserve_volume(), or a volume that nobody else knows yet.
+  Task<Result<uint32_t>> allocate_some(Volume& volume, uint32_t index, uint32_t end);
+
  private:
   Store(LwThread& thread, BdevChannel& channel, StoreEvents& events, Superblock superblock);
 
