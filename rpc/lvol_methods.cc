@@ -280,7 +280,7 @@ Json::Value to_json(const lvol::VolumeInfo& volume) {
   json["is_clone"] = !volume.parent.empty();
   json["is_esnap_clone"] = is_external_clone(volume);
   json["is_degraded"] = !volume.offered;
-  json["num_allocated_clusters"] = volume.usage.allocated;
+  json["num_allocated_clusters"] = volume.own_clusters;
   json["lvs"]["name"] = volume.store_name;
   json["lvs"]["uuid"] = volume.store_uuid.to_string();
   return json;
@@ -306,13 +306,15 @@ Task<RpcResult> get_usage(RpcContext& context, GetUsage params) {
     if (params.lvs_name || params.uuid) co_return fail_rpc(EINVAL, "give a volume or a store, not both");
     const auto volume = co_await context.stores.volume(*params.name);
     if (!volume) co_return fail_rpc(volume.error(), volume_subject(*params.name));
+    const auto usage = co_await context.stores.usage(*params.name);
+    if (!usage) co_return fail_rpc(usage.error(), volume_subject(*params.name));
     const auto put = [&](const std::string& what, uint64_t clusters) {
       json[what + "_clusters"] = clusters;
       json[what + "_bytes"] = clusters * volume->cluster_bytes;
     };
-    put("allocated", volume->usage.allocated);
-    put("exclusive", volume->usage.exclusive);
-    put("shared", volume->usage.shared());
+    put("allocated", usage->allocated);
+    put("exclusive", usage->exclusive);
+    put("shared", usage->shared());
     json["cluster_size"] = volume->cluster_bytes;
     co_return json;
   }
@@ -449,15 +451,16 @@ void add_volume_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<WhichVolume>(
       {"bdev_lvol_delete", "Deletes a volume or snapshot that is not in use, in any order.", kTrue},
       {required("name", &WhichVolume::name, kWhichVolume)}, bind_context(context, remove)));
-  table.add(make_method<GetVolumes>({"bdev_lvol_get_lvols",
-                                     "Lists the volumes, of one store or of all.",
-                                     {"array",
-                                      "{alias, uuid, name, is_thin_provisioned, is_snapshot, is_clone, is_esnap_clone, "
-                                      "is_degraded: there is no bdev of "
-                                      "it, num_allocated_clusters: with shared ones, lvs: {name, uuid}}"}},
-                                    {optional("lvs_name", &GetVolumes::lvs_name, "the store, by name"),
-                                     optional("lvs_uuid", &GetVolumes::lvs_uuid, "or the store, by uuid")},
-                                    bind_context(context, get_volumes)));
+  table.add(
+      make_method<GetVolumes>({"bdev_lvol_get_lvols",
+                               "Lists the volumes, of one store or of all.",
+                               {"array",
+                                "{alias, uuid, name, is_thin_provisioned, is_snapshot, is_clone, is_esnap_clone, "
+                                "is_degraded: there is no bdev of "
+                                "it, num_allocated_clusters: that it has and its parent has not, lvs: {name, uuid}}"}},
+                              {optional("lvs_name", &GetVolumes::lvs_name, "the store, by name"),
+                               optional("lvs_uuid", &GetVolumes::lvs_uuid, "or the store, by uuid")},
+                              bind_context(context, get_volumes)));
   table.add(make_method<GetUsage>(
       {"bdev_lvol_get_usage",
        "Tells what of a store is used, or what a volume uses of it.",
@@ -476,7 +479,7 @@ void describe_volume(const lvol::VolumeInfo& volume, Json::Value& driver_specifi
   json["lvol_store_uuid"] = volume.store_uuid.to_string();
   json["base_bdev"] = volume.base_bdev;
   json["thin_provision"] = volume.record.thin;
-  json["num_allocated_clusters"] = volume.usage.allocated;
+  json["num_allocated_clusters"] = volume.own_clusters;
   json["snapshot"] = volume.record.snapshot;
   json["clone"] = !volume.parent.empty();
   if (!volume.parent.empty()) json["base_snapshot"] = volume.parent;

@@ -106,6 +106,7 @@ class ServedStore final : public BdevEvents, public StoreEvents {
   Task<Result<std::vector<VolumeInfo>>> volumes();
   // Also: ENODEV: the volume is gone.
   Task<Result<VolumeInfo>> volume(VolumeId id);
+  Task<Result<VolumeUsage>> usage(VolumeId id);
   Task<Result<>> set_hold_when_full(bool hold);
 
  private:
@@ -142,7 +143,8 @@ class ServedStore final : public BdevEvents, public StoreEvents {
   static Task<Result<Seen>> make(Store& store, Store::CreateOptions options);
   static Task<Result<Seen>> make_copy(Store& store, VolumeId id, std::string name, bool as_snapshot);
   static Task<Changed> change(Store& store, VolumeId id, Task<Result<>> operation);
-  static Task<VolumeInfo> describe(Store& store, VolumeId id);
+  static VolumeInfo describe(const Store& store, const Volume& volume, uint64_t own_clusters);
+  static Task<VolumeInfo> describe_one(Store& store, VolumeId id);
   static Task<std::vector<VolumeInfo>> describe_all(Store& store);
 
   void on_resize() override;

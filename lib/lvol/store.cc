@@ -679,4 +679,14 @@ Task<Result<VolumeUsage>> Store::usage_of(VolumeId id) {
   }
 }
 
+Task<Result<uint64_t>> Store::own_clusters_of(VolumeId id) {
+  for (;;) {
+    // Looked up each time: the volume may go while this waits.
+    Volume* volume = volumes_.find(id);
+    if (volume == nullptr) co_return sluice::fail(ENOENT, "the volume is gone");
+    if (const auto own = maps_.count_own(volume->map, kSettleStep)) co_return *own;
+    co_await next_turn();
+  }
+}
+
 }  // namespace sluice::lvol

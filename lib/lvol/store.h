@@ -141,7 +141,11 @@ class Store {
   Task<Result<>> commit();
   // Shortens what a load must replay.
   Task<Result<>> checkpoint();
+  // Looks at the whole map.
   Task<Result<VolumeUsage>> usage_of(VolumeId id);
+  // How many clusters are the volume's own: see Maps. Known, as a rule; a walk over what the volume does not share with
+  // its parent the first time after a load, and after its parent has been deleted or become another one.
+  Task<Result<uint64_t>> own_clusters_of(VolumeId id);
   // The clusters of `to` that differ from those of `from` (kNoVolume: from an empty volume), in order: those from
   // cluster `first` on, `limit` at most, and where to go on. Shared pages are skipped without looking; what is told may
   // be the same all the same, if somebody wrote the same again. Errors: ENOENT; EROFS (the store is damaged).

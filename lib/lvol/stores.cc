@@ -402,6 +402,12 @@ Task<Result<VolumeInfo>> Stores::volume(std::string volume) {
   co_return co_await place.store->volume(place.id);
 }
 
+Task<Result<VolumeUsage>> Stores::usage(std::string volume) {
+  const Place place = find_volume(volume);
+  if (place.store == nullptr) co_return no_volume();
+  co_return co_await place.store->usage(place.id);
+}
+
 Task<Result<std::vector<VolumeInfo>>> Stores::volumes(std::optional<std::string> store) {
   std::vector<StorePointer> chosen = stores_;
   if (store) {

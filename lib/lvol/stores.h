@@ -81,6 +81,8 @@ class Stores final : public BdevWatcher, private ServedStoreEvents {
   // Errors: EBUSY: it is in use.
   Task<Result<>> remove(std::string volume);
   Task<Result<VolumeInfo>> volume(std::string volume);
+  // Looks at the whole map of the volume.
+  Task<Result<VolumeUsage>> usage(std::string volume);
   // All volumes of one store, or of all.
   Task<Result<std::vector<VolumeInfo>>> volumes(std::optional<std::string> store);
 

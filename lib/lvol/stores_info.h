@@ -29,7 +29,7 @@ struct VolumeInfo {
   Uuid store_uuid;
   std::string base_bdev;
   uint64_t cluster_bytes = 0;
-  VolumeUsage usage;
+  uint64_t own_clusters = 0;        // Store::own_clusters_of()
   std::string parent;               // name of the snapshot it was made from; empty if there is none any more
   std::vector<std::string> clones;  // names of the volumes made from it
   bool offered = false;             // there is a bdev of it

@@ -117,6 +117,26 @@ class Life(LvolCase):
             'is_clone': False, 'is_esnap_clone': False, 'is_degraded': False, 'num_allocated_clusters': 0,
             'lvs': {'name': 'lvs', 'uuid': store}})
 
+    def test_lists_count_the_clusters_that_a_volume_has_and_its_parent_has_not(self):
+        self.make_store()
+        self.create('thick', mib=8, thin_provision=False)
+        self.call('bdev_lvol_snapshot', lvol_name='lvs/thick', snapshot_name='s')
+        self.call('bdev_lvol_clone', snapshot_name='lvs/s', clone_name='clone')
+
+        def counts():
+            in_bdevs = {bdev['aliases'][0]: bdev['driver_specific']['lvol']['num_allocated_clusters']
+                        for bdev in self.call('bdev_get_bdevs') if bdev['product_name'] == 'Logical Volume'}
+            self.assertEqual(in_bdevs, {volume['alias']: volume['num_allocated_clusters']
+                                        for volume in self.call('bdev_lvol_get_lvols')})
+            return in_bdevs
+
+        clusters = 8 * MIB // CLUSTER
+        self.assertEqual(counts(), {'lvs/thick': 0, 'lvs/s': clusters, 'lvs/clone': 0})
+        self.call('bdev_lvol_inflate', name='lvs/clone')
+        self.assertEqual(counts(), {'lvs/thick': 0, 'lvs/s': clusters, 'lvs/clone': clusters})
+        self.call('bdev_lvol_delete', name='lvs/s')
+        self.assertEqual(counts(), {'lvs/thick': clusters, 'lvs/clone': clusters})
+
     def test_thick_volumes_take_their_clusters_at_once_and_give_them_back(self):
         self.make_store()
         free = self.call('bdev_lvol_get_usage', lvs_name='lvs')['free_clusters']
