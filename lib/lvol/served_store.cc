@@ -133,6 +133,18 @@ void ServedStore::on_no_space(bool waits) {
   });
 }
 
+void ServedStore::on_usage(uint32_t percent, bool above) {
+  post_to(app_, [this, percent, above] {
+    if (above) {
+      log(LogLevel::kWarning, LogFlag::kLvol, "lvol store {}: {} percent of its clusters are in use", name_, percent);
+    } else {
+      log(LogLevel::kNotice, LogFlag::kLvol, "lvol store {}: less than {} percent of its clusters are in use again",
+          name_, percent);
+    }
+    parts_.events.on_usage(*this, percent, above);
+  });
+}
+
 void ServedStore::on_failed(const Error&) {
   post_to(app_, [this] { parts_.events.on_failed(*this); });
 }
@@ -441,6 +453,7 @@ StoreInfo info_of(const Store& store) {
   info.cluster_bytes = store.geometry().cluster_bytes;
   info.usage = store.usage();
   info.hold_when_full = store.hold_when_full();
+  info.usage_thresholds = store.usage_thresholds();
   info.damage = store.damage();
   return info;
 }
@@ -494,6 +507,13 @@ Task<Result<>> ServedStore::set_hold_when_full(bool hold) {
   if (closing_) co_return closed();
   const Looking looking(*this);
   co_await call_on(*thread_, [this, hold] { store_->set_hold_when_full(hold); });
+  co_return Result<>{};
+}
+
+Task<Result<>> ServedStore::set_usage_thresholds(std::vector<uint32_t> percents) {
+  if (closing_) co_return closed();
+  const Looking looking(*this);
+  co_await call_on(*thread_, [&] { store_->set_usage_thresholds(std::move(percents)); });
   co_return Result<>{};
 }
 

@@ -35,6 +35,8 @@ class ServedStoreEvents {
   virtual void on_origin_removed(ServedStore& store, VolumeId id) = 0;
   // A write found no free cluster; not told more often than every ten seconds.
   virtual void on_no_space(ServedStore& store) = 0;
+  // A threshold of Store::set_usage_thresholds() has been crossed.
+  virtual void on_usage(ServedStore& store, uint32_t percent, bool above) = 0;
   // Metadata cannot be written any more.
   virtual void on_failed(ServedStore& store) = 0;
 };
@@ -108,6 +110,7 @@ class ServedStore final : public BdevEvents, public StoreEvents {
   Task<Result<VolumeInfo>> volume(VolumeId id);
   Task<Result<VolumeUsage>> usage(VolumeId id);
   Task<Result<>> set_hold_when_full(bool hold);
+  Task<Result<>> set_usage_thresholds(std::vector<uint32_t> percents);
 
  private:
   // A volume and its bdev, and the one it stands on.
@@ -150,6 +153,7 @@ class ServedStore final : public BdevEvents, public StoreEvents {
   void on_resize() override;
   void on_remove() override;
   void on_no_space(bool waits) override;
+  void on_usage(uint32_t percent, bool above) override;
   void on_failed(const Error& error) override;
 
   std::string alias_of(std::string_view volume_name) const { return name_ + "/" + std::string(volume_name); }

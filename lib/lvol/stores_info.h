@@ -20,7 +20,8 @@ struct StoreInfo {
   uint64_t base_bytes = 0;  // of the device now; more than the store uses once it has grown
   StoreUsage usage;
   bool hold_when_full = false;
-  std::string damage;  // why it can only be read; empty: it can be written to
+  std::vector<uint32_t> usage_thresholds;  // percent
+  std::string damage;                      // why it can only be read; empty: it can be written to
 };
 
 struct VolumeInfo {

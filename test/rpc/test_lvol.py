@@ -117,26 +117,6 @@ class Life(LvolCase):
             'is_clone': False, 'is_esnap_clone': False, 'is_degraded': False, 'num_allocated_clusters': 0,
             'lvs': {'name': 'lvs', 'uuid': store}})
 
-    def test_lists_count_the_clusters_that_a_volume_has_and_its_parent_has_not(self):
-        self.make_store()
-        self.create('thick', mib=8, thin_provision=False)
-        self.call('bdev_lvol_snapshot', lvol_name='lvs/thick', snapshot_name='s')
-        self.call('bdev_lvol_clone', snapshot_name='lvs/s', clone_name='clone')
-
-        def counts():
-            in_bdevs = {bdev['aliases'][0]: bdev['driver_specific']['lvol']['num_allocated_clusters']
-                        for bdev in self.call('bdev_get_bdevs') if bdev['product_name'] == 'Logical Volume'}
-            self.assertEqual(in_bdevs, {volume['alias']: volume['num_allocated_clusters']
-                                        for volume in self.call('bdev_lvol_get_lvols')})
-            return in_bdevs
-
-        clusters = 8 * MIB // CLUSTER
-        self.assertEqual(counts(), {'lvs/thick': 0, 'lvs/s': clusters, 'lvs/clone': 0})
-        self.call('bdev_lvol_inflate', name='lvs/clone')
-        self.assertEqual(counts(), {'lvs/thick': 0, 'lvs/s': clusters, 'lvs/clone': clusters})
-        self.call('bdev_lvol_delete', name='lvs/s')
-        self.assertEqual(counts(), {'lvs/thick': clusters, 'lvs/clone': clusters})
-
     def test_thick_volumes_take_their_clusters_at_once_and_give_them_back(self):
         self.make_store()
         free = self.call('bdev_lvol_get_usage', lvs_name='lvs')['free_clusters']
@@ -272,16 +252,6 @@ class Life(LvolCase):
         self.call('bdev_lvol_delete', name=vol)
         self.assert_refused(ENODEV, [vol, 'No such device'], 'bdev_lvol_delete', name=vol)
 
-    def test_the_policy_for_a_full_store_changes(self):
-        uuid = self.make_store()
-        self.call('bdev_lvol_set_enospc_policy', uuid=uuid, policy='hold')
-        self.assertEqual(self.call('bdev_lvol_get_lvstores')[0]['enospc_policy'], 'hold')
-        self.call('bdev_lvol_set_enospc_policy', lvs_name='lvs', policy='fail')
-        self.assertEqual(self.call('bdev_lvol_get_lvstores')[0]['enospc_policy'], 'fail')
-        with self.assertRaises(RpcError) as refused:
-            self.call('bdev_lvol_set_enospc_policy', lvs_name='lvs', policy='wait')
-        self.assertEqual(refused.exception.code, -32602)
-
     def test_what_happens_is_notified(self):
         self.make_store()
         self.assertIn('bdev_register', self.call('notify_get_types'))
@@ -409,13 +379,14 @@ class Restarts(LvolCase):
     def test_a_saved_configuration_finds_stores_by_itself(self):
         self.make_volumes()
         self.call('bdev_lvol_set_enospc_policy', lvs_name='lvs', policy='hold')
+        self.assertEqual(self.daemon.run_rpc_py('bdev_lvol_set_thresholds', '80,95', '--lvs-name', 'lvs').stderr, '')
         self.call('vhost_create_blk_controller', ctrlr='vm0', dev_name='lvs/vol')
         config = self.directory / 'config.json'
         self.assertEqual(self.daemon.run_rpc_py('save_config', str(config)).stderr, '')
         methods = [call['method'] for subsystem in json.loads(config.read_text())['subsystems']
                    for call in subsystem['config'] or []]
         self.assertEqual(methods, ['bdev_aio_create', 'bdev_wait_for_examine', 'bdev_lvol_set_enospc_policy',
-                                   'vhost_create_blk_controller'])
+                                   'bdev_lvol_set_thresholds', 'vhost_create_blk_controller'])
         before = self.state()
         self.end()
         self.start('-c', str(config), attach=())
