@@ -44,6 +44,10 @@ Json::Value schema_of(const ParamInfo& param) {
       schema["type"] = "array";
       schema["items"]["type"] = "string";
       break;
+    case ParamType::kU32s:
+      schema["type"] = "array";
+      set_integer<uint32_t>(schema["items"]);
+      break;
   }
   if (!param.default_value.isNull()) schema["default"] = param.default_value;
   return schema;

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include "lib/bdev/bdev_manager.h"
-#include "lib/bdev/malloc/malloc_bdev.h"
 #include "lib/lvol/stores.h"
 #include "rpc/bdev_json.h"
 #include "rpc/lvol_params.h"
@@ -10,24 +9,6 @@
 
 namespace sluice::rpc {
 namespace {
-
-enum class FullPolicy : uint8_t { kFail, kHold };
-
-}  // namespace
-
-template <>
-struct EnumNames<FullPolicy> {
-  static constexpr std::string_view kList[] = {"fail", "hold"};
-  static constexpr std::span<const std::string_view> kNames = kList;
-};
-
-namespace {
-
-// WhichVolume store: by name or by uuid.
-struct WhichStore {
-  std::optional<std::string> uuid;
-  std::optional<std::string> lvs_name;
-};
 
 struct CreateStore {
   std::string bdev_name;
@@ -41,10 +22,6 @@ struct CreateStore {
 struct RenameStore {
   std::string old_name;
   std::string new_name;
-};
-
-struct SetFullPolicy : WhichStore {
-  FullPolicy policy = FullPolicy::kFail;
 };
 
 struct Create : WhichStore {
@@ -86,22 +63,6 @@ struct GetVolumes {
   std::optional<std::string> lvs_uuid;
   std::optional<std::string> lvs_name;
 };
-
-struct GetUsage : WhichStore {
-  std::optional<std::string> name;
-};
-
-std::string store_subject(std::string_view name) { return fmt::format("logical volume store '{}'", name); }
-
-// The one of the two that is given.
-std::expected<std::string, RpcError> chosen(const std::optional<std::string>& name,
-                                            const std::optional<std::string>& uuid) {
-  if (name.has_value() == uuid.has_value()) {
-    return fail_rpc(EINVAL, "a store is needed, by its name or by its uuid: give one of the two");
-  }
-  return name ? *name : *uuid;
-}
-std::expected<std::string, RpcError> chosen(const WhichStore& which) { return chosen(which.lvs_name, which.uuid); }
 
 // A size in bytes or in MiB.
 std::expected<uint64_t, RpcError> chosen_size(const std::optional<uint64_t>& bytes,
@@ -167,6 +128,8 @@ Json::Value to_json(const lvol::StoreInfo& store) {
   json["block_size"] = store.block_bytes;
   json["max_growable_size"] = store.cluster_bytes * UINT32_MAX;
   json["enospc_policy"] = store.hold_when_full ? "hold" : "fail";
+  json["usage_thresholds"] = Json::Value(Json::arrayValue);
+  for (const uint32_t percent : store.usage_thresholds) json["usage_thresholds"].append(percent);
   json["damage"] = store.damage.empty() ? Json::Value() : Json::Value(store.damage);
   return json;
 }
@@ -195,13 +158,6 @@ Task<RpcResult> grow_store(RpcContext& context, WhichStore params) {
   const auto store = chosen(params);
   if (!store) co_return std::unexpected(store.error());
   co_return lvol_answer(co_await context.stores.grow_store(*store), store_subject(*store));
-}
-
-Task<RpcResult> set_full_policy(RpcContext& context, SetFullPolicy params) {
-  const auto store = chosen(params);
-  if (!store) co_return std::unexpected(store.error());
-  const Result<> set = co_await context.stores.set_hold_when_full(*store, params.policy == FullPolicy::kHold);
-  co_return lvol_answer(set, store_subject(*store));
 }
 
 // --- Volumes ---
@@ -280,7 +236,7 @@ Json::Value to_json(const lvol::VolumeInfo& volume) {
   json["is_clone"] = !volume.parent.empty();
   json["is_esnap_clone"] = is_external_clone(volume);
   json["is_degraded"] = !volume.offered;
-  json["num_allocated_clusters"] = volume.usage.allocated;
+  json["num_allocated_clusters"] = volume.own_clusters;
   json["lvs"]["name"] = volume.store_name;
   json["lvs"]["uuid"] = volume.store_uuid.to_string();
   return json;
@@ -300,70 +256,14 @@ Task<RpcResult> get_volumes(RpcContext& context, GetVolumes params) {
   co_return list;
 }
 
-Task<RpcResult> get_usage(RpcContext& context, GetUsage params) {
-  Json::Value json(Json::objectValue);
-  if (params.name) {
-    if (params.lvs_name || params.uuid) co_return fail_rpc(EINVAL, "give a volume or a store, not both");
-    const auto volume = co_await context.stores.volume(*params.name);
-    if (!volume) co_return fail_rpc(volume.error(), volume_subject(*params.name));
-    const auto put = [&](const std::string& what, uint64_t clusters) {
-      json[what + "_clusters"] = clusters;
-      json[what + "_bytes"] = clusters * volume->cluster_bytes;
-    };
-    put("allocated", volume->usage.allocated);
-    put("exclusive", volume->usage.exclusive);
-    put("shared", volume->usage.shared());
-    json["cluster_size"] = volume->cluster_bytes;
-    co_return json;
-  }
-  const auto name = chosen(params);
-  if (!name) co_return std::unexpected(name.error());
-  const auto store = co_await context.stores.store(*name);
-  if (!store) co_return fail_rpc(store.error(), store_subject(*name));
-  const lvol::StoreUsage& usage = store->usage;
-  json["total_clusters"] = usage.total_clusters;
-  json["free_clusters"] = usage.free_clusters;
-  json["free_bytes"] = usage.free_clusters * store->cluster_bytes;
-  json["metadata_clusters"] = usage.metadata_clusters;
-  json["map_pages"] = usage.map_pages;
-  json["waiting_writes"] = usage.waiting_writes;
-  json["write_holds"]["count"] = usage.holds;
-  json["write_holds"]["p99_us"] = static_cast<double>(usage.holds_p99_ns) / 1000;
-  json["write_holds"]["max_us"] = static_cast<double>(usage.holds_max_ns) / 1000;
-  json["cluster_size"] = store->cluster_bytes;
-  co_return json;
-}
-
 Task<RpcResult> wait_for_examine(RpcContext& context, NoParams) {
   co_await context.stores.wait_for_examine();
   co_return true;
 }
 
-Json::Value make_call(const char* method) {
-  Json::Value call(Json::objectValue);
-  call["method"] = method;
-  call["params"] = Json::Value(Json::objectValue);
-  return call;
-}
-
-template <typename P>
-void add_store_fields(std::vector<Field<P>>& fields) {
-  fields.push_back(
-      optional("lvs_name", static_cast<std::optional<std::string> P::*>(&WhichStore::lvs_name), "the store, by name"));
-  fields.push_back(
-      optional("uuid", static_cast<std::optional<std::string> P::*>(&WhichStore::uuid), "or the store, by uuid"));
-}
-
-template <typename P>
-std::vector<Field<P>> store_fields(std::vector<Field<P>> fields = {}) {
-  add_store_fields(fields);
-  return fields;
-}
-
 constexpr ResultInfo kStoreUuid{"string", "the store's uuid"};
 constexpr ResultInfo kVolumeUuid{"string", "the new volume's uuid, which is the name of its bdev"};
 constexpr const char* kNoEffect = "accepted for compatibility; no effect";
-constexpr const char* kWhichVolume = "the volume: store/volume, or its uuid";
 
 void add_store_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<CreateStore>(
@@ -384,7 +284,7 @@ void add_store_methods(MethodTable& table, RpcContext& context) {
        "Lists the stores, or one of them.",
        {"array",
         "{uuid, name, base_bdev, total_data_clusters, free_clusters, cluster_size, block_size, max_growable_size, "
-        "enospc_policy, damage: null, or why the store can only be read}"}},
+        "enospc_policy, usage_thresholds: percent, damage: null, or why the store can only be read}"}},
       store_fields<WhichStore>(), bind_context(context, get_stores)));
   table.add(make_method<RenameStore>({"bdev_lvol_rename_lvstore", "Renames a store.", kTrue},
                                      {required("old_name", &RenameStore::old_name, "its name or uuid"),
@@ -393,11 +293,6 @@ void add_store_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<WhichStore>(
       {"bdev_lvol_grow_lvstore", "Lets a store use all of its bdev, which has become larger.", kTrue},
       store_fields<WhichStore>(), bind_context(context, grow_store)));
-  table.add(make_method<SetFullPolicy>(
-      {"bdev_lvol_set_enospc_policy", "Says what becomes of a write that needs a cluster when none is free.", kTrue},
-      store_fields<SetFullPolicy>({required("policy", &SetFullPolicy::policy,
-                                            "fail: it fails with \"no space\"; hold: it waits until there is one")}),
-      bind_context(context, set_full_policy)));
   table.add(make_method<NoParams>(
       {"bdev_wait_for_examine", "Returns once every bdev added so far has been searched for a store.", kTrue}, {},
       bind_context(context, wait_for_examine)));
@@ -449,24 +344,16 @@ void add_volume_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<WhichVolume>(
       {"bdev_lvol_delete", "Deletes a volume or snapshot that is not in use, in any order.", kTrue},
       {required("name", &WhichVolume::name, kWhichVolume)}, bind_context(context, remove)));
-  table.add(make_method<GetVolumes>({"bdev_lvol_get_lvols",
-                                     "Lists the volumes, of one store or of all.",
-                                     {"array",
-                                      "{alias, uuid, name, is_thin_provisioned, is_snapshot, is_clone, is_esnap_clone, "
-                                      "is_degraded: there is no bdev of "
-                                      "it, num_allocated_clusters: with shared ones, lvs: {name, uuid}}"}},
-                                    {optional("lvs_name", &GetVolumes::lvs_name, "the store, by name"),
-                                     optional("lvs_uuid", &GetVolumes::lvs_uuid, "or the store, by uuid")},
-                                    bind_context(context, get_volumes)));
-  table.add(make_method<GetUsage>(
-      {"bdev_lvol_get_usage",
-       "Tells what of a store is used, or what a volume uses of it.",
-       {"object",
-        "of a volume: allocated_clusters, exclusive_clusters: its alone, shared_clusters, each also as _bytes, "
-        "cluster_size; of a store: total_clusters, free_clusters, free_bytes, metadata_clusters, map_pages, "
-        "waiting_writes, write_holds: {count, p99_us, max_us} (how long snapshots made writes of a volume wait), "
-        "cluster_size"}},
-      store_fields<GetUsage>({optional("name", &GetUsage::name, kWhichVolume)}), bind_context(context, get_usage)));
+  table.add(
+      make_method<GetVolumes>({"bdev_lvol_get_lvols",
+                               "Lists the volumes, of one store or of all.",
+                               {"array",
+                                "{alias, uuid, name, is_thin_provisioned, is_snapshot, is_clone, is_esnap_clone, "
+                                "is_degraded: there is no bdev of "
+                                "it, num_allocated_clusters: that it has and its parent has not, lvs: {name, uuid}}"}},
+                              {optional("lvs_name", &GetVolumes::lvs_name, "the store, by name"),
+                               optional("lvs_uuid", &GetVolumes::lvs_uuid, "or the store, by uuid")},
+                              bind_context(context, get_volumes)));
 }
 
 }  // namespace
@@ -476,7 +363,7 @@ void describe_volume(const lvol::VolumeInfo& volume, Json::Value& driver_specifi
   json["lvol_store_uuid"] = volume.store_uuid.to_string();
   json["base_bdev"] = volume.base_bdev;
   json["thin_provision"] = volume.record.thin;
-  json["num_allocated_clusters"] = volume.usage.allocated;
+  json["num_allocated_clusters"] = volume.own_clusters;
   json["snapshot"] = volume.record.snapshot;
   json["clone"] = !volume.parent.empty();
   if (!volume.parent.empty()) json["base_snapshot"] = volume.parent;
@@ -488,27 +375,10 @@ void describe_volume(const lvol::VolumeInfo& volume, Json::Value& driver_specifi
   if (is_external_clone(volume)) json["external_snapshot_name"] = volume.record.external_origin;
 }
 
-Task<Json::Value> lvol_config(RpcContext& context) {
-  const std::vector<lvol::StoreInfo> stores = co_await context.stores.stores();
-  Json::Value calls(Json::arrayValue);
-  if (stores.empty()) co_return calls;
-  calls.append(make_call("bdev_wait_for_examine"));
-  for (const lvol::StoreInfo& store : stores) {
-    const Bdev* base = context.bdevs.find(store.base_bdev);
-    // What was in memory is not there any more when this is loaded.
-    const bool lasts = base != nullptr && base->product_name() != std::string_view(kMallocProductName);
-    if (!store.hold_when_full || !lasts) continue;
-    Json::Value call = make_call("bdev_lvol_set_enospc_policy");
-    call["params"]["uuid"] = store.uuid.to_string();
-    call["params"]["policy"] = "hold";
-    calls.append(std::move(call));
-  }
-  co_return calls;
-}
-
 void add_lvol_methods(MethodTable& table, RpcContext& context) {
   add_store_methods(table, context);
   add_volume_methods(table, context);
+  add_lvol_space_methods(table, context);
   add_lvol_copy_methods(table, context);
 }
 

@@ -50,7 +50,8 @@ void add_thread_methods(MethodTable& table, RpcContext& context);
 void add_scheduler_methods(MethodTable& table, RpcContext& context);
 void add_bdev_methods(MethodTable& table, RpcContext& context);
 void add_lvol_methods(MethodTable& table, RpcContext& context);
-void add_lvol_copy_methods(MethodTable& table, RpcContext& context);  // part of add_lvol_methods()
+void add_lvol_copy_methods(MethodTable& table, RpcContext& context);   // part of add_lvol_methods()
+void add_lvol_space_methods(MethodTable& table, RpcContext& context);  // likewise
 void add_notify_methods(MethodTable& table, RpcContext& context);
 void add_vhost_methods(MethodTable& table, RpcContext& context);
 

@@ -23,6 +23,7 @@ Task<RpcResult> get_notifications(RpcContext& context, GetNotifications params) 
     json["id"] = notification.id;
     json["type"] = std::string(notification.type);
     json["ctx"] = notification.context;
+    if (notification.percent) json["percent"] = *notification.percent;
     list.append(std::move(json));
   }
   co_return list;
@@ -36,7 +37,7 @@ void add_notify_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<GetNotifications>(
       {"notify_get_notifications",
        "Lists what happened, oldest first; only the last 1024 notifications are kept.",
-       {"array", "{id, type, ctx: the name of the bdev or store}"}},
+       {"array", "{id, type, ctx: the name of the bdev or store, percent: of lvol_store_usage_*: the threshold}"}},
       {optional("id", &GetNotifications::id, "the first to list: one more than the last that is known"),
        optional("max", &GetNotifications::max, "how many at most")},
       bind_context(context, get_notifications)));

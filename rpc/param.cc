@@ -64,6 +64,16 @@ Decoded decode_value(const Json::Value& json, std::vector<std::string>& out) {
   return {};
 }
 
+Decoded decode_value(const Json::Value& json, std::vector<uint32_t>& out) {
+  out.clear();
+  const auto wanted = [] { return std::unexpected("an array, each element " + integer_range<uint32_t>()); };
+  if (!json.isArray()) return wanted();
+  for (const Json::Value& element : json) {
+    if (!decode_value(element, out.emplace_back())) return wanted();
+  }
+  return {};
+}
+
 std::expected<size_t, std::string> decode_enum(const Json::Value& json, std::span<const std::string_view> names) {
   if (json.isString()) {
     const std::string text = json.asString();
@@ -92,6 +102,8 @@ std::string type_name(const ParamInfo& info) {
       return fmt::format("one of {}", fmt::join(info.allowed, ", "));
     case ParamType::kStrings:
       return "array of strings";
+    case ParamType::kU32s:
+      return "array of u32";
   }
   return "";
 }

@@ -18,7 +18,7 @@
 
 namespace sluice::rpc {
 
-enum class ParamType : uint8_t { kString, kBool, kI32, kU32, kU64, kUuid, kEnum, kStrings };
+enum class ParamType : uint8_t { kString, kBool, kI32, kU32, kU64, kUuid, kEnum, kStrings, kU32s };
 
 struct ParamInfo {
   std::string_view name;
@@ -46,6 +46,7 @@ Decoded decode_value(const Json::Value& json, uint64_t& out);
 Decoded decode_value(const Json::Value& json, Uuid& out);
 // A single string counts as an array of one.
 Decoded decode_value(const Json::Value& json, std::vector<std::string>& out);
+Decoded decode_value(const Json::Value& json, std::vector<uint32_t>& out);
 // The place of the value among the names.
 std::expected<size_t, std::string> decode_enum(const Json::Value& json, std::span<const std::string_view> names);
 
@@ -83,6 +84,7 @@ constexpr ParamType param_type() {
   if constexpr (std::is_same_v<T, uint64_t>) return ParamType::kU64;
   if constexpr (std::is_same_v<T, Uuid>) return ParamType::kUuid;
   if constexpr (std::is_same_v<T, std::vector<std::string>>) return ParamType::kStrings;
+  if constexpr (std::is_same_v<T, std::vector<uint32_t>>) return ParamType::kU32s;
   if constexpr (std::is_enum_v<T>) return ParamType::kEnum;
 }
 

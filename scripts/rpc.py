@@ -206,6 +206,8 @@ class Method:
                     raise ValueError
             elif kind == "array of strings":
                 value = values.get(name, []) + text.split(",")
+            elif kind == "array of u32":
+                value = values.get(name, []) + [int(part, 0) for part in text.split(",") if part]
             else:
                 value = text
         except (ValueError, KeyError):

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -42,17 +44,38 @@ class Walk {
     }
   }
 
-  void take_volume(const Volume& volume) {
+  void take_volume(Volume& volume) {
     ++report_.volumes;
     if (volume.record->snapshot) ++report_.snapshots;
     MapPage* root = volume.map.page();
-    if (root == nullptr) return;
     name_ = volume.record->name;
-    take_page(*root);
+    if (root != nullptr) take_page(*root);
     const uint64_t clusters = volume.record->size_bytes / geometry_.cluster_bytes;
     const uint64_t beyond = store_.maps().next_mapped(volume.map, clusters, clusters_below(kMaxLevel));
     if (beyond < clusters_below(kMaxLevel) && damaged_ == 0) {
       find("volume {} has {} clusters, but cluster {} is mapped", name_, clusters, beyond);
+    }
+    if (damaged_ == 0) check_own(volume);
+  }
+
+  // As far as they have been counted: after a load nothing has.
+  void check_own(Volume& volume) {
+    const Volume* parent = store_.volumes().find(volume.record->parent);
+    if (volume.map.parent() != (parent == nullptr ? nullptr : &parent->map)) {
+      find("volume {} stands on another map than its parent's", name_);
+      return;
+    }
+    std::ignore = store_.maps().count_own(volume.map, 0);  // begins again if the parent has changed
+    const uint64_t end = std::min(volume.map.counted(), clusters_below(kMaxLevel));
+    uint64_t own = 0;
+    for (uint64_t index = 0; (index = store_.maps().next_mapped(volume.map, index, end)) < end; ++index) {
+      const Entry entry = store_.maps().find(volume.map, index).entry;
+      const Entry below = parent == nullptr ? Entry{} : store_.maps().find(parent->map, index).entry;
+      const std::set<ClusterIndex> shared{kBaseOrigin, kBaseZeros, below.own, below.base};
+      own += (shared.contains(entry.own) ? 0 : 1) + (shared.contains(entry.base) ? 0 : 1);
+    }
+    if (own != volume.map.own()) {
+      find("volume {} has {} clusters of its own, but counts {}", name_, own, volume.map.own());
     }
   }
 

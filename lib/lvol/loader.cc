@@ -239,6 +239,7 @@ Task<Result<Loaded>> load(const Superblock& superblock, MetaIo& io, ClusterTable
   }
   if (auto read = co_await loader.run(); !read) co_return std::unexpected(read.error());
   loaded.damage = loader.damage();
+  volumes.link_parents();
 
   Geometry geometry = superblock.geometry;
   RecordNumber number = superblock.first_record;

@@ -91,6 +91,7 @@ void Maps::set(MapRoot& root, uint32_t index, const Entry& entry, RecordNumber b
 }
 
 void Maps::replace(MapRoot& root, uint32_t index, const Entry& before, const Entry& entry, RecordNumber by) {
+  adjust_own(root, index, before, entry);
   if (root.empty()) {
     root.page_.store(&new_page(level_for(static_cast<uint64_t>(index) + 1)), std::memory_order_release);
     ++roots_;
@@ -293,8 +294,8 @@ uint64_t Maps::compare(const MapRoot& a, const MapRoot& b, uint64_t from, uint64
       --budget;
       continue;
     }
-    const auto entry = [&from](const MapPage* page) {
-      return page == nullptr ? Entry{} : leaf(*page).load(slot_of(from, 0));
+    const auto entry = [this, &from](const MapPage* page) {
+      return page == nullptr || page == &damaged_ ? Entry{} : leaf(*page).load(slot_of(from, 0));
     };
     for (const uint64_t last = std::min(end, behind(from, 0)); budget > 0 && from < last; ++from, --budget) {
       const Entry in_a = entry(*of_a);

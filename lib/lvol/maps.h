@@ -21,6 +21,11 @@
 // but these pointers count for nothing, and nothing is dropped when a kept page goes.
 // To write a frozen tree, begin at MapRoot::page() as it was at begin_checkpoint(), and leave out what has a place.
 //
+// A cluster is a map's own if the map names it, and the map of the volume's parent does not, in the same place. How
+// many there are is counted once, by a walk over what the two maps do not share, and kept from then on; a new volume, a
+// snapshot and a clone need no walk. When the parent is another one, or has changed, the walk is due again. It goes
+// from the beginning to the end, in steps: what changes behind it is counted then, what changes before it will be.
+//
 // Thread:     the store's owner; find() any.
 // Ownership:  owns all pages. Borrows clusters, places and epochs.
 // Invariants: (1) a page with more than one reference, or below one, does not change. (2) a cluster's references are
@@ -55,12 +60,22 @@ class MapRoot {
   bool empty() const { return page_.load(std::memory_order_relaxed) == nullptr; }
   // Owner.
   MapPage* page() const { return page_.load(std::memory_order_relaxed); }
+  const MapRoot* parent() const { return parent_; }
+  // Of the entries before counted(), how many clusters are its own; of no use if its parent has changed since.
+  uint64_t own() const { return own_; }
+  uint64_t counted() const { return counted_; }
 
  private:
   friend class Maps;
   std::atomic<MapPage*> page_ = nullptr;  // nullptr: nothing is mapped
   // Grows whenever a page leaves this map that others go on to use, before they can change it.
   std::atomic<uint64_t> version_ = 0;
+  // Owner.
+  const MapRoot* parent_ = nullptr;  // of the volume's parent; nullptr: it has none
+  uint64_t own_ = 0;
+  uint64_t counted_ = 0;
+  uint64_t changes_ = 0;         // of this map
+  uint64_t parent_changes_ = 0;  // of the parent's, when the count began
 };
 
 // What a reader finds.
@@ -108,9 +123,19 @@ class Maps {
 
   // Calls fn(index, entry_of_a, entry_of_b) for each cluster from `from` on whose entries differ, without looking at
   // pages that both share; at most `budget` leaf entries and pages skipped. Returns where to go on; `end` when done.
-  // Requires: no damaged pages: of those nobody knows.
+  // Of a damaged page nobody knows: it counts as empty.
   uint64_t compare(const MapRoot& a, const MapRoot& b, uint64_t from, uint64_t end, uint32_t budget,
                    const std::function<void(uint64_t, const Entry&, const Entry&)>& fn) const;
+
+  // --- Own clusters (own_clusters.cc) ---
+
+  // The volume's parent is the one of this map, or there is none: nullptr. Always right from the load on, and whenever
+  // that changes, before the former parent's map goes. Needs no walk if the two are the same map.
+  void stand_on(MapRoot& root, const MapRoot* parent);
+  // `to`, which has just been shared from `from`, has the same parent, and so the same count.
+  void stand_beside(const MapRoot& from, MapRoot& to);
+  // The number; or, if it is not known, one step of the walk: of about `budget` entries.
+  std::optional<uint64_t> count_own(MapRoot& root, uint32_t budget) const;
 
   // --- Checkpoint ---
 
@@ -179,6 +204,7 @@ class Maps {
   void retire(MapPage& page);
   void free_page(MapPage& page);
   void drop_some(uint32_t& budget);
+  void adjust_own(MapRoot& root, uint64_t index, const Entry& from, const Entry& to) const;
 
   ClusterTable& clusters_;
   PagePlaces& places_;

@@ -133,6 +133,18 @@ void ServedStore::on_no_space(bool waits) {
   });
 }
 
+void ServedStore::on_usage(uint32_t percent, bool above) {
+  post_to(app_, [this, percent, above] {
+    if (above) {
+      log(LogLevel::kWarning, LogFlag::kLvol, "lvol store {}: {} percent of its clusters are in use", name_, percent);
+    } else {
+      log(LogLevel::kNotice, LogFlag::kLvol, "lvol store {}: less than {} percent of its clusters are in use again",
+          name_, percent);
+    }
+    parts_.events.on_usage(*this, percent, above);
+  });
+}
+
 void ServedStore::on_failed(const Error&) {
   post_to(app_, [this] { parts_.events.on_failed(*this); });
 }
@@ -275,15 +287,20 @@ Task<ServedStore::Changed> ServedStore::change(Store& store, VolumeId id, Task<R
   co_return Changed{.result = result, .seen = look(store, id)};
 }
 
-Task<VolumeInfo> ServedStore::describe(Store& store, VolumeId id) {
+// But for its clones.
+VolumeInfo ServedStore::describe(const Store& store, const Volume& volume, uint64_t own_clusters) {
   VolumeInfo info;
-  const Result<VolumeUsage> usage = co_await store.usage_of(id);
-  const Volume* volume = store.volumes().find(id);
-  if (!usage || volume == nullptr) co_return info;
-  info.record = *volume->record;
-  info.usage = *usage;
+  info.record = *volume.record;
+  info.own_clusters = own_clusters;
   info.cluster_bytes = store.geometry().cluster_bytes;
   if (const Volume* parent = store.volumes().find(info.record.parent)) info.parent = parent->record->name;
+  return info;
+}
+
+Task<VolumeInfo> ServedStore::describe_one(Store& store, VolumeId id) {
+  const Result<uint64_t> own = co_await store.own_clusters_of(id);
+  if (!own) co_return VolumeInfo{};
+  VolumeInfo info = describe(store, *store.volumes().find(id), *own);
   for (const Volume* child : store.volumes().children_of(id)) info.clones.push_back(child->record->name);
   co_return info;
 }
@@ -291,11 +308,18 @@ Task<VolumeInfo> ServedStore::describe(Store& store, VolumeId id) {
 Task<std::vector<VolumeInfo>> ServedStore::describe_all(Store& store) {
   std::vector<VolumeId> ids;
   for (const auto& [id, volume] : store.volumes().all()) ids.push_back(id);
+  std::map<VolumeId, uint64_t> own_clusters;
+  for (const VolumeId id : ids) own_clusters[id] = (co_await store.own_clusters_of(id)).value_or(0);
+  // All at one moment. Some have gone meanwhile, perhaps, and new ones have come.
   std::vector<VolumeInfo> infos;
-  for (const VolumeId id : ids) {
-    VolumeInfo info = co_await describe(store, id);
-    if (info.record.id == id) infos.push_back(std::move(info));  // else it has gone meanwhile
+  std::map<VolumeId, std::vector<std::string>> clones;
+  for (const auto& [id, volume] : store.volumes().all()) {
+    clones[volume->record->parent].push_back(volume->record->name);
+    if (const auto own = own_clusters.find(id); own != own_clusters.end()) {
+      infos.push_back(describe(store, *volume, own->second));
+    }
   }
+  for (VolumeInfo& info : infos) info.clones = std::move(clones[info.record.id]);
   co_return infos;
 }
 
@@ -429,6 +453,7 @@ StoreInfo info_of(const Store& store) {
   info.cluster_bytes = store.geometry().cluster_bytes;
   info.usage = store.usage();
   info.hold_when_full = store.hold_when_full();
+  info.usage_thresholds = store.usage_thresholds();
   info.damage = store.damage();
   return info;
 }
@@ -464,16 +489,31 @@ Task<Result<std::vector<VolumeInfo>>> ServedStore::volumes() {
 Task<Result<VolumeInfo>> ServedStore::volume(VolumeId id) {
   if (closing_) co_return closed();
   const Looking looking(*this);
-  VolumeInfo info = co_await call_on(*thread_, [this, id] { return describe(*store_, id); });
+  VolumeInfo info = co_await call_on(*thread_, [this, id] { return describe_one(*store_, id); });
   if (info.record.id != id) co_return fail(ENODEV, "the volume is gone");
   complete(info);
   co_return info;
+}
+
+Task<Result<VolumeUsage>> ServedStore::usage(VolumeId id) {
+  if (closing_) co_return closed();
+  const Looking looking(*this);
+  const auto usage = co_await call_on(*thread_, [this, id] { return store_->usage_of(id); });
+  if (!usage) co_return fail(ENODEV, "the volume is gone");
+  co_return usage;
 }
 
 Task<Result<>> ServedStore::set_hold_when_full(bool hold) {
   if (closing_) co_return closed();
   const Looking looking(*this);
   co_await call_on(*thread_, [this, hold] { store_->set_hold_when_full(hold); });
+  co_return Result<>{};
+}
+
+Task<Result<>> ServedStore::set_usage_thresholds(std::vector<uint32_t> percents) {
+  if (closing_) co_return closed();
+  const Looking looking(*this);
+  co_await call_on(*thread_, [&] { store_->set_usage_thresholds(std::move(percents)); });
   co_return Result<>{};
 }
 

@@ -35,6 +35,8 @@ class ServedStoreEvents {
   virtual void on_origin_removed(ServedStore& store, VolumeId id) = 0;
   // A write found no free cluster; not told more often than every ten seconds.
   virtual void on_no_space(ServedStore& store) = 0;
+  // A threshold of Store::set_usage_thresholds() has been crossed.
+  virtual void on_usage(ServedStore& store, uint32_t percent, bool above) = 0;
   // Metadata cannot be written any more.
   virtual void on_failed(ServedStore& store) = 0;
 };
@@ -106,7 +108,9 @@ class ServedStore final : public BdevEvents, public StoreEvents {
   Task<Result<std::vector<VolumeInfo>>> volumes();
   // Also: ENODEV: the volume is gone.
   Task<Result<VolumeInfo>> volume(VolumeId id);
+  Task<Result<VolumeUsage>> usage(VolumeId id);
   Task<Result<>> set_hold_when_full(bool hold);
+  Task<Result<>> set_usage_thresholds(std::vector<uint32_t> percents);
 
  private:
   // A volume and its bdev, and the one it stands on.
@@ -142,12 +146,14 @@ class ServedStore final : public BdevEvents, public StoreEvents {
   static Task<Result<Seen>> make(Store& store, Store::CreateOptions options);
   static Task<Result<Seen>> make_copy(Store& store, VolumeId id, std::string name, bool as_snapshot);
   static Task<Changed> change(Store& store, VolumeId id, Task<Result<>> operation);
-  static Task<VolumeInfo> describe(Store& store, VolumeId id);
+  static VolumeInfo describe(const Store& store, const Volume& volume, uint64_t own_clusters);
+  static Task<VolumeInfo> describe_one(Store& store, VolumeId id);
   static Task<std::vector<VolumeInfo>> describe_all(Store& store);
 
   void on_resize() override;
   void on_remove() override;
   void on_no_space(bool waits) override;
+  void on_usage(uint32_t percent, bool above) override;
   void on_failed(const Error& error) override;
 
   std::string alias_of(std::string_view volume_name) const { return name_ + "/" + std::string(volume_name); }

@@ -221,6 +221,7 @@ Task<> Store::flush(MapRequest& request) {
 // --- The keeper ---
 
 void Store::changed() {
+  look_at_usage();
   if (!dirty_.load(std::memory_order_relaxed)) dirty_.store(true, std::memory_order_release);
   if (journal_->pending_pages() >= kCommitPages) {
     commit_due_ = true;
@@ -266,6 +267,7 @@ Task<> Store::keep() {
 bool Store::settle_step() {
   const bool clusters = clusters_.settle(journal_->durable(), kSettleStep);
   const bool maps = maps_.settle(journal_->durable(), kSettleStep);
+  look_at_usage();
   return clusters || maps;
 }
 
@@ -318,17 +320,6 @@ uint64_t Store::reserve(uint64_t more_pages) const {
   const uint64_t twice = 2 * all + more_pages;
   const uint64_t missing = std::max(once - std::min(once, places_.spare()), twice - std::min(twice, taken));
   return (missing + geometry_.pages_per_cluster() - 1) / geometry_.pages_per_cluster();
-}
-
-StoreUsage Store::usage() const {
-  return {.total_clusters = geometry_.total_clusters - geometry_.reserved_clusters,
-          .free_clusters = static_cast<uint32_t>(clusters_.free() + clusters_.in_quarantine()),
-          .metadata_clusters = places_.clusters(),
-          .map_pages = maps_.pages(),
-          .waiting_writes = arbiter_->waiting_for_space(),
-          .holds = arbiter_->holds().count(),
-          .holds_p99_ns = arbiter_->holds().percentile(99),
-          .holds_max_ns = arbiter_->holds().max()};
 }
 
 // --- Operations ---
@@ -633,57 +624,6 @@ Task<Result<>> Store::grow() {
   const Result<> committed = co_await commit();
   arbiter_->resume();
   co_return committed;
-}
-
-Task<Result<Store::Changed>> Store::changed_clusters(VolumeId from, VolumeId to, uint64_t first, uint64_t limit) {
-  static const MapRoot empty;
-  Changed changed;
-  changed.next = first;
-  do {
-    // Looked up each time: volumes may go while this waits.
-    const Volume* volume = volumes_.find(to);
-    const Volume* since = volumes_.find(from);
-    if (volume == nullptr || (since == nullptr && from != kNoVolume)) {
-      co_return sluice::fail(ENOENT, "there is no volume of this name in the store");
-    }
-    if (!damage_.empty()) co_return sluice::fail(EROFS, "the store is damaged: what has changed is not known");
-    const uint64_t end = volume->record->size_bytes / geometry_.cluster_bytes;
-    if (changed.next >= end) {
-      changed.next = end;
-      break;
-    }
-    changed.next =
-        maps_.compare(since == nullptr ? empty : since->map, volume->map, changed.next, end, kSettleStep,
-                      [&](uint64_t index, const Entry&, const Entry&) { changed.clusters.push_back(index); });
-    if (changed.clusters.size() > limit) {
-      changed.next = changed.clusters[limit];
-      changed.clusters.resize(limit);
-      break;
-    }
-    if (changed.next == end) break;
-    co_await next_turn();
-  } while (changed.clusters.size() < limit);
-  co_return changed;
-}
-
-Task<Result<VolumeUsage>> Store::usage_of(VolumeId id) {
-  VolumeUsage usage;
-  uint32_t step = 0;
-  for (uint64_t index = 0;;) {
-    // Looked up each time: the volume may go while this waits.
-    const Volume* volume = volumes_.find(id);
-    if (volume == nullptr) co_return sluice::fail(ENOENT, "the volume is gone");
-    const uint64_t clusters = volume->record->size_bytes / geometry_.cluster_bytes;
-    index = maps_.next_mapped(volume->map, index, clusters);
-    if (index >= clusters) co_return usage;
-    const Found found = maps_.find(volume->map, index++);
-    if (found.entry.own != kNoCluster) {
-      ++usage.allocated;
-      if (found.in_place) ++usage.exclusive;
-    }
-    if (found.entry.base >= kFirstDataCluster) ++usage.allocated;
-    if (++step % kSettleStep == 0) co_await next_turn();
-  }
 }
 
 }  // namespace sluice::lvol

@@ -23,6 +23,7 @@
 #include "lib/lvol/maps.h"
 #include "lib/lvol/meta_io.h"
 #include "lib/lvol/page_places.h"
+#include "lib/lvol/usage_watch.h"
 #include "lib/lvol/volume_table.h"
 #include "lib/lvol/write_arbiter.h"
 #include "lib/thread/gate.h"
@@ -36,6 +37,8 @@ class StoreEvents {
   virtual ~StoreEvents() = default;
   // A write found no free cluster; it waits for one, or fails.
   virtual void on_no_space(bool waits) = 0;
+  // A threshold has been crossed: see Store::set_usage_thresholds().
+  virtual void on_usage(uint32_t percent, bool above) = 0;
   // Metadata cannot be written any more.
   virtual void on_failed(const Error& error) = 0;
 };
@@ -141,7 +144,11 @@ class Store {
   Task<Result<>> commit();
   // Shortens what a load must replay.
   Task<Result<>> checkpoint();
+  // Looks at the whole map.
   Task<Result<VolumeUsage>> usage_of(VolumeId id);
+  // How many clusters are the volume's own: see Maps. Known, as a rule; a walk over what the volume does not share with
+  // its parent the first time after a load, and after its parent has been deleted or become another one.
+  Task<Result<uint64_t>> own_clusters_of(VolumeId id);
   // The clusters of `to` that differ from those of `from` (kNoVolume: from an empty volume), in order: those from
   // cluster `first` on, `limit` at most, and where to go on. Shared pages are skipped without looking; what is told may
   // be the same all the same, if somebody wrote the same again. Errors: ENOENT; EROFS (the store is damaged).
@@ -155,6 +162,10 @@ class Store {
   void let_go_of(VolumeId id);
   void set_hold_when_full(bool hold) { arbiter_->set_hold_when_full(hold); }
   bool hold_when_full() const { return arbiter_->hold_when_full(); }
+  // StoreEvents::on_usage() tells from now on when so many percent of the clusters, 1 to 100, come into use, or are
+  // free again: see UsageWatch. What is on its way back counts as used, until it is there.
+  void set_usage_thresholds(std::vector<uint32_t> percents);
+  std::vector<uint32_t> usage_thresholds() const { return usage_watch_.thresholds(); }
   // Nothing is on its way back any more: for tests. The counts are those of a walk then.
   Task<> settle();
 
@@ -182,6 +193,7 @@ class Store {
   void on_request(MapRequest& request);
   Task<> flush(MapRequest& request);
   void changed();
+  void look_at_usage();
   void wake();
   Task<> keep();
   bool settle_step();
@@ -205,6 +217,7 @@ class Store {
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<WriteArbiter> arbiter_;
   Checkpoint checkpoint_;
+  UsageWatch usage_watch_;
 
   // The keeper: commits, checkpoints and cleans up in the background, and sleeps while there is nothing of that.
   Gate gate_;

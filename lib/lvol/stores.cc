@@ -295,6 +295,15 @@ Task<Result<>> Stores::set_hold_when_full(std::string store, bool hold) {
   co_return co_await found->set_hold_when_full(hold);
 }
 
+Task<Result<>> Stores::set_usage_thresholds(std::string store, std::vector<uint32_t> percents) {
+  if (std::ranges::any_of(percents, [](uint32_t percent) { return percent < 1 || percent > 100; })) {
+    co_return fail(EINVAL, "a threshold is 1 to 100 percent");
+  }
+  const StorePointer found = find_store(store);
+  if (found == nullptr) co_return no_store();
+  co_return co_await found->set_usage_thresholds(std::move(percents));
+}
+
 Task<Result<StoreInfo>> Stores::store(std::string store) {
   const StorePointer found = find_store(store);
   if (found == nullptr) co_return no_store();
@@ -400,6 +409,12 @@ Task<Result<VolumeInfo>> Stores::volume(std::string volume) {
   const Place place = find_volume(volume);
   if (place.store == nullptr) co_return no_volume();
   co_return co_await place.store->volume(place.id);
+}
+
+Task<Result<VolumeUsage>> Stores::usage(std::string volume) {
+  const Place place = find_volume(volume);
+  if (place.store == nullptr) co_return no_volume();
+  co_return co_await place.store->usage(place.id);
 }
 
 Task<Result<std::vector<VolumeInfo>>> Stores::volumes(std::optional<std::string> store) {

@@ -29,6 +29,8 @@ class StoresEvents {
   virtual ~StoresEvents() = default;
   // A write found no free cluster; not told more often than every ten seconds.
   virtual void on_no_space(const std::string& store) = 0;
+  // So many percent of the store's clusters are in use now, or not any more.
+  virtual void on_usage(const std::string& store, uint32_t percent, bool above) = 0;
   // The store can only be read from here on.
   virtual void on_failed(const std::string& store) = 0;
 };
@@ -59,6 +61,8 @@ class Stores final : public BdevWatcher, private ServedStoreEvents {
   Task<Result<>> rename_store(std::string store, std::string name);
   Task<Result<>> grow_store(std::string store);
   Task<Result<>> set_hold_when_full(std::string store, bool hold);
+  // StoresEvents::on_usage() tells from now on when these are crossed. Errors: EINVAL: one is not 1 to 100.
+  Task<Result<>> set_usage_thresholds(std::string store, std::vector<uint32_t> percents);
   Task<Result<StoreInfo>> store(std::string store);
   Task<std::vector<StoreInfo>> stores();
 
@@ -81,6 +85,8 @@ class Stores final : public BdevWatcher, private ServedStoreEvents {
   // Errors: EBUSY: it is in use.
   Task<Result<>> remove(std::string volume);
   Task<Result<VolumeInfo>> volume(std::string volume);
+  // Looks at the whole map of the volume.
+  Task<Result<VolumeUsage>> usage(std::string volume);
   // All volumes of one store, or of all.
   Task<Result<std::vector<VolumeInfo>>> volumes(std::optional<std::string> store);
 
@@ -122,6 +128,9 @@ class Stores final : public BdevWatcher, private ServedStoreEvents {
   void on_base_removed(ServedStore& store) override;
   void on_origin_removed(ServedStore& store, VolumeId id) override;
   void on_no_space(ServedStore& store) override { events_.on_no_space(store.name()); }
+  void on_usage(ServedStore& store, uint32_t percent, bool above) override {
+    events_.on_usage(store.name(), percent, above);
+  }
   void on_failed(ServedStore& store) override { events_.on_failed(store.name()); }
 
   StorePointer find_store(std::string_view name) const;

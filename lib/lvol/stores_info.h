@@ -20,7 +20,8 @@ struct StoreInfo {
   uint64_t base_bytes = 0;  // of the device now; more than the store uses once it has grown
   StoreUsage usage;
   bool hold_when_full = false;
-  std::string damage;  // why it can only be read; empty: it can be written to
+  std::vector<uint32_t> usage_thresholds;  // percent
+  std::string damage;                      // why it can only be read; empty: it can be written to
 };
 
 struct VolumeInfo {
@@ -29,7 +30,7 @@ struct VolumeInfo {
   Uuid store_uuid;
   std::string base_bdev;
   uint64_t cluster_bytes = 0;
-  VolumeUsage usage;
+  uint64_t own_clusters = 0;        // Store::own_clusters_of()
   std::string parent;               // name of the snapshot it was made from; empty if there is none any more
   std::vector<std::string> clones;  // names of the volumes made from it
   bool offered = false;             // there is a bdev of it

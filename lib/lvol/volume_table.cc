@@ -1,6 +1,7 @@
 #include "lib/lvol/volume_table.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace sluice::lvol {
 namespace {
@@ -72,6 +73,15 @@ Result<Volume*> VolumeTable::put(VolumeRecord record) {
   return (volumes_[id] = std::move(volume)).get();
 }
 
+const MapRoot* VolumeTable::map_of(VolumeId id) const {
+  const Volume* volume = find(id);
+  return volume == nullptr ? nullptr : &volume->map;
+}
+
+void VolumeTable::link_parents() {
+  for (const auto& [id, volume] : volumes_) maps_.stand_on(volume->map, map_of(volume->record->parent));
+}
+
 Result<> VolumeTable::apply(const Record& record, const Geometry& geometry, RecordNumber by) {
   return std::visit([&](const auto& one) { return apply_one(one, geometry, by); }, record);
 }
@@ -122,7 +132,8 @@ Result<> VolumeTable::apply_one(const PutVolumeRecord& record, const Geometry& g
       drop_range(maps_, volume->map, static_cast<uint32_t>(clusters), static_cast<uint32_t>(before - clusters), {}, by);
     }
     record_bytes_ = record_bytes_ - bytes_of(*volume->record) + bytes_of(record.volume);
-    volume->record = std::make_shared<const VolumeRecord>(record.volume);
+    const VolumeId parent = std::exchange(volume->record, std::make_shared<const VolumeRecord>(record.volume))->parent;
+    if (parent != record.volume.parent) maps_.stand_on(volume->map, map_of(record.volume.parent));
     return {};
   }
   const Volume* origin = record.map_of == kNoVolume ? nullptr : find(record.map_of);
@@ -135,16 +146,29 @@ Result<> VolumeTable::apply_one(const PutVolumeRecord& record, const Geometry& g
     maps_.share(origin->map, (*made)->map);
     (*made)->damaged = origin->damaged;
   }
+  if (origin != nullptr && origin->record->parent == record.volume.parent) {
+    maps_.stand_beside(origin->map, (*made)->map);
+  } else {
+    maps_.stand_on((*made)->map, map_of(record.volume.parent));
+  }
   return {};
 }
 
 Result<> VolumeTable::apply_one(const DeleteVolumeRecord& record, const Geometry&, RecordNumber by) {
   const auto found = volumes_.find(record.volume);
   if (found == volumes_.end()) return fail(EILSEQ, "the journal deletes a volume that there is not");
-  // Its children stand on what it stood on, for display.
+  // Its children stand on what it stood on; but read-only volumes may stand on each other.
+  const VolumeId parent = found->second->record->parent;
   for (Volume* child : children_of(record.volume)) {
     VolumeRecord changed = *child->record;
-    changed.parent = found->second->record->parent;
+    changed.parent = parent == child->id() || parent == record.volume ? kNoVolume : parent;
+    // One that has not changed since has the same count; all of a thousand clones, perhaps.
+    const bool same = child->map.page() == found->second->map.page() && changed.parent == parent;
+    if (same) {
+      maps_.stand_beside(found->second->map, child->map);
+    } else {
+      maps_.stand_on(child->map, map_of(changed.parent));
+    }
     child->record = std::make_shared<const VolumeRecord>(std::move(changed));
   }
   record_bytes_ -= bytes_of(*found->second->record);

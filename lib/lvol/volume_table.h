@@ -38,6 +38,8 @@ class VolumeTable {
 
   // At load: one that the checkpoint has, without its map. Errors: EILSEQ (there is one of this id or name).
   Result<Volume*> put(VolumeRecord record);
+  // At load: the checkpoint's are all there, with their maps.
+  void link_parents();
   void set_next_id(VolumeId id) { next_id_ = id; }
 
   // Carries out a record about volumes (PutStoreRecord is the store's). Errors, of a record that was read: EILSEQ: it
@@ -51,6 +53,8 @@ class VolumeTable {
   Result<> apply_one(const PutVolumeRecord& record, const Geometry& geometry, RecordNumber by);
   Result<> apply_one(const DeleteVolumeRecord& record, const Geometry& geometry, RecordNumber by);
   Result<> apply_one(const PutStoreRecord& record, const Geometry& geometry, RecordNumber by);
+
+  const MapRoot* map_of(VolumeId id) const;
 
   Maps& maps_;
   Volumes volumes_;

@@ -74,6 +74,11 @@ TEST_F(CheckTest, FindsPagesWithOneHolderTooMany) {
   EXPECT_THAT(check(world_.store()).findings, ElementsAre(HasSubstr("has 2 holders, but counts 3")));
 }
 
+TEST_F(CheckTest, FindsAVolumeThatCountsAgainstAnotherThanItsParent) {
+  change([&] { maps().stand_on(world_.find("s")->map, &world_.find("a")->map); });
+  EXPECT_THAT(check(world_.store()).findings, ElementsAre(HasSubstr("stands on another map than its parent's")));
+}
+
 TEST_F(CheckTest, FindsAPlaceThatIsUsedTwice) {
   ASSERT_TRUE(world_.await(world_.store().checkpoint()).has_value());
   EXPECT_THAT(world_.findings(), IsEmpty());

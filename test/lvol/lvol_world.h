@@ -113,6 +113,7 @@ class LvolWorld final : public StoreEvents {
     ++(waits ? held : refused);
     if (when_full) when_full();
   }
+  void on_usage(uint32_t percent, bool above) override { crossed.push_back({.percent = percent, .above = above}); }
   void on_failed(const Error&) override {
     if (!disk_.cut()) ++failures;
   }
@@ -120,6 +121,7 @@ class LvolWorld final : public StoreEvents {
   int held = 0;
   int refused = 0;
   int failures = 0;  // with the power on
+  std::vector<UsageWatch::Crossing> crossed;
 
  private:
   struct Open {

@@ -21,6 +21,7 @@ struct ModelVolume {
   uint64_t id;
   MapRoot root;
   Entries entries;
+  ModelVolume* parent = nullptr;
 };
 
 // A request in flight: whatever it may have found must not be taken by anybody.
@@ -97,6 +98,9 @@ class World {
       case 14:
         if (!volumes_.empty()) compare();
         break;
+      case 15:
+        if (!volumes_.empty()) count_own();
+        break;
       default:
         if (!volumes_.empty()) change(some_volume(), some_index());
     }
@@ -104,7 +108,10 @@ class World {
 
   // Whatever the state: maps read as the model says, nothing counts less than it must.
   void check() {
-    for (const auto& volume : volumes_) check_reads(*volume);
+    for (const auto& volume : volumes_) {
+      check_reads(*volume);
+      check_own(*volume);
+    }
     for (const Frozen& frozen : frozen_) ASSERT_EQ(read(frozen.root), frozen.entries);
     count_anew(false);
   }
@@ -120,6 +127,10 @@ class World {
       }
     }
   }
+
+  // That were compared: of clusters that are a map's own.
+  uint64_t whole_counts() const { return whole_counts_; }
+  uint64_t partial_counts() const { return partial_counts_; }
 
  private:
   static constexpr uint32_t kClusters = 3000;
@@ -228,13 +239,42 @@ class World {
     maps_.share(from.root, to->root);
     to->entries = from.entries;
     for (const auto& [index, entry] : to->entries) name(entry);
+    if (random_() % 2 == 0) {  // a snapshot
+      to->parent = from.parent;
+      maps_.stand_beside(from.root, to->root);
+      stand_on(from, to.get());
+    } else {
+      stand_on(*to, &from);
+    }
     volumes_.push_back(std::move(to));
+  }
+  void stand_on(ModelVolume& volume, ModelVolume* parent) {
+    volume.parent = parent;
+    maps_.stand_on(volume.root, parent == nullptr ? nullptr : &parent->root);
+  }
+  // Some steps, or a new parent.
+  void count_own() {
+    ModelVolume& volume = some_volume();
+    if (random_() % 16 == 0) {
+      ModelVolume& parent = some_volume();
+      stand_on(volume, &parent == &volume ? nullptr : &parent);
+    }
+    const uint64_t own = own_below(volume, 1ULL << 32);
+    for (uint64_t steps = random_() % 20; steps > 0; --steps) {
+      if (const auto counted = maps_.count_own(volume.root, 1 + random_() % 200)) {
+        ASSERT_EQ(counted, own);
+      }
+    }
   }
   void release(ModelVolume& volume) {
     maps_.release(volume.root, ++record_);
     for (const auto& [index, entry] : volume.entries) unname(entry, {}, record_);
   }
   void erase(size_t which) {
+    for (const auto& volume : volumes_) {
+      ModelVolume* parent = volumes_[which]->parent;
+      if (volume->parent == volumes_[which].get()) stand_on(*volume, parent == volume.get() ? nullptr : parent);
+    }
     release(*volumes_[which]);
     volumes_.erase(volumes_.begin() + static_cast<std::ptrdiff_t>(which));
   }
@@ -389,6 +429,29 @@ class World {
     ASSERT_EQ(maps_.next_mapped(volume.root, at, 1ULL << 32), 1ULL << 32);
   }
 
+  // Clusters of the entries before `end` that the parent does not name there.
+  static uint64_t own_below(const ModelVolume& volume, uint64_t end) {
+    uint64_t own = 0;
+    for (const auto& [index, entry] : volume.entries) {
+      if (index >= end) break;
+      Entry below;
+      if (volume.parent != nullptr) {
+        const auto found = volume.parent->entries.find(index);
+        if (found != volume.parent->entries.end()) below = found->second;
+      }
+      for (const ClusterIndex cluster : {entry.own, entry.base}) {
+        if (cluster >= kFirstDataCluster && cluster != below.own && cluster != below.base) ++own;
+      }
+    }
+    return own;
+  }
+  void check_own(ModelVolume& volume) {
+    maps_.count_own(volume.root, 0);  // of no use if the parent has changed: begins again
+    ASSERT_EQ(volume.root.own(), own_below(volume, volume.root.counted()));
+    whole_counts_ += volume.root.counted() > 1ULL << 32 && !volume.entries.empty() ? 1 : 0;
+    partial_counts_ += volume.root.counted() > 0 && volume.root.counted() < 1ULL << 32 ? 1 : 0;
+  }
+
   void visit(MapPage* page, std::unordered_map<MapPage*, uint32_t>& holders) {
     if (++holders[page] > 1 || page->level == 0) return;
     for (auto& child : static_cast<InteriorPage*>(page)->children) {
@@ -459,6 +522,8 @@ class World {
   std::set<PageNumber> on_disk_;  // what the newest superblock refers to
   std::map<ClusterIndex, uint64_t> named_;
   std::map<ClusterIndex, RecordNumber> last_drop_;
+  uint64_t whole_counts_ = 0;
+  uint64_t partial_counts_ = 0;
 };
 
 TEST(MapsModel, AgreesWithPlainMapsUnderRandomUse) {
@@ -471,6 +536,8 @@ TEST(MapsModel, AgreesWithPlainMapsUnderRandomUse) {
       if (step % 250 == 249) world.check_settled();
       if (testing::Test::HasFailure()) FAIL() << "step " << step;
     }
+    EXPECT_GT(world.whole_counts(), 0U);
+    EXPECT_GT(world.partial_counts(), 0U);
   }
 }
 

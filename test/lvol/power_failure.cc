@@ -755,8 +755,12 @@ class Run {
         ModelVolume* model = pick([](const ModelVolume& at) { return idle(at); });
         if (model == nullptr) return;
         ++model->operations;
-        begin(fmt::format("usage of {}", model->name), world_->store().usage_of(id_of(*model)),
-              [model](const Operation&) { --model->operations; });
+        const auto done = [model](const Operation&) { --model->operations; };
+        if (chance(50)) {
+          begin(fmt::format("usage of {}", model->name), world_->store().usage_of(id_of(*model)), done);
+        } else {
+          begin(fmt::format("own clusters of {}", model->name), world_->store().own_clusters_of(id_of(*model)), done);
+        }
         return;
       }
       case 2: {

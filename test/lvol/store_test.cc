@@ -197,6 +197,35 @@ TEST_F(StoreTest, OperationsThatHaveCompletedSurviveAPowerFailure) {
   expect_all();
 }
 
+TEST_F(StoreTest, ThresholdsOfUsageAreToldAsClustersAreTakenAndComeBack) {
+  using Crossed = UsageWatch::Crossing;
+  make({.size_bytes = 32 * kMiB});
+  create("a", 30 * kMiB);
+  const auto set = [this](std::vector<uint32_t> percents) {
+    world().hosts().on(world().store_thread(), [&] { world().store().set_usage_thresholds(percents); });
+  };
+  set({50, 75});
+  EXPECT_THAT(world().crossed, IsEmpty());
+  write("a", 0, 14 * kMiB);
+  EXPECT_THAT(world().crossed, IsEmpty());
+  write("a", 14 * kMiB, 4 * kMiB);
+  EXPECT_THAT(world().crossed, testing::ElementsAre(Crossed{50, true}));
+  // One that is crossed already is told at once.
+  set({25, 50, 75});
+  EXPECT_THAT(world().crossed, testing::ElementsAre(Crossed{50, true}, Crossed{25, true}));
+  world().crossed.clear();
+  // From 57 percent to 49 and back: not far enough below.
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(world().discard("a", 14 * kMiB, 38 * 64 * kKiB), IoStatus::kOk);
+    world().settle();
+    write("a", 14 * kMiB, 38 * 64 * kKiB);
+  }
+  EXPECT_THAT(world().crossed, IsEmpty());
+  ASSERT_EQ(world().discard("a", 0, 30 * kMiB), IoStatus::kOk);
+  world().settle();
+  EXPECT_THAT(world().crossed, testing::ElementsAre(Crossed{50, false}, Crossed{25, false}));
+}
+
 TEST_F(StoreTest, AfterACleanCloseNothingIsReplayed) {
   make({});
   create("a", 2 * kMiB);

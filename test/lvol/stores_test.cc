@@ -25,8 +25,12 @@ constexpr uint64_t kMiB = 1U << 20;
 
 struct Told : StoresEvents {
   void on_no_space(const std::string& store) override { no_space.push_back(store); }
+  void on_usage(const std::string& store, uint32_t percent, bool above) override {
+    crossed.push_back(store + (above ? " above " : " below ") + std::to_string(percent));
+  }
   void on_failed(const std::string& store) override { failed.push_back(store); }
   std::vector<std::string> no_space;
+  std::vector<std::string> crossed;
   std::vector<std::string> failed;
 };
 
@@ -259,6 +263,30 @@ TEST_F(StoresTest, ExternalClonesReadTheirOriginAndComeAndGoWithIt) {
   EXPECT_FALSE(await(stores_->volume("lvs/clone"))->offered);
   add_disk("image", kMiB);
   EXPECT_THAT(aliases(), ElementsAre("lvs/clone"));
+}
+
+TEST_F(StoresTest, TellsWhenThresholdsOfUsageAreCrossed) {
+  add_disk("disk");
+  ASSERT_EQ(create_store("disk", "lvs"), 0);
+  EXPECT_EQ(code(await(stores_->set_usage_thresholds("lvs", {101}))), EINVAL);
+  EXPECT_EQ(code(await(stores_->set_usage_thresholds("lvs", {0, 50}))), EINVAL);
+  EXPECT_EQ(code(await(stores_->set_usage_thresholds("other", {50}))), ENODEV);
+  ASSERT_EQ(code(await(stores_->set_usage_thresholds("lvs", {75, 50}))), 0);
+  EXPECT_THAT(await(stores_->store("lvs"))->usage_thresholds, ElementsAre(50, 75));
+  ASSERT_EQ(code(await(stores_->create("lvs", {.name = "thick", .size_bytes = 20 * kMiB, .thin = false}))), 0);
+  world_.hosts.run_until_idle();
+  EXPECT_THAT(told_.crossed, ElementsAre("lvs above 50"));
+  ASSERT_EQ(code(await(stores_->create("lvs", {.name = "more", .size_bytes = 6 * kMiB, .thin = false}))), 0);
+  world_.hosts.run_until_idle();
+  EXPECT_THAT(told_.crossed, ElementsAre("lvs above 50", "lvs above 75"));
+  told_.crossed.clear();
+  ASSERT_EQ(code(await(stores_->remove("lvs/thick"))), 0);
+  // Its clusters come back in the background.
+  EXPECT_TRUE(world_.hosts.run_until([&] {
+    world_.hosts.advance(kNsPerMs);
+    return told_.crossed.size() == 2;
+  }));
+  EXPECT_THAT(told_.crossed, ElementsAre("lvs below 75", "lvs below 50"));
 }
 
 TEST_F(StoresTest, TellsOnceThatThereIsNoSpace) {

@@ -25,6 +25,7 @@ struct IgnoreEvents : BdevEvents, StoreEvents {
   void on_resize() override {}
   void on_remove() override {}
   void on_no_space(bool) override {}
+  void on_usage(uint32_t, bool) override {}
   void on_failed(const Error&) override {}
 };
 

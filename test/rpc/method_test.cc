@@ -26,6 +26,7 @@ struct Everything {
   std::optional<uint64_t> u64;
   Colour colour = Colour::kGreen;
   std::vector<std::string> names;
+  std::vector<uint32_t> numbers;
   std::optional<Uuid> uuid;
 };
 
@@ -52,7 +53,7 @@ Method make_everything() {
        optional("i32", &Everything::i32, "signed"), optional("u32", &Everything::u32, "small"),
        optional("u64", &Everything::u64, "large").alias("size"), optional("colour", &Everything::colour, "a colour"),
        optional("names", &Everything::names, "some names").alias("name"),
-       optional("uuid", &Everything::uuid, "a uuid")},
+       optional("numbers", &Everything::numbers, "some numbers"), optional("uuid", &Everything::uuid, "a uuid")},
       look);
 }
 
@@ -71,7 +72,7 @@ RpcError error_of(std::string_view params) {
 
 TEST(Method, DecodesEachType) {
   ASSERT_TRUE(call(make_everything(), R"({"text":"t","flag":false,"i32":-5,"u32":4294967295,"u64":18446744073709551615,
-      "colour":"red","names":["a","b"],"uuid":"2B6601BA-eada-44fb-9a83-a20eb9eb9e90"})"));
+      "colour":"red","names":["a","b"],"numbers":[3,4294967295],"uuid":"2B6601BA-eada-44fb-9a83-a20eb9eb9e90"})"));
   EXPECT_EQ(seen.text, "t");
   EXPECT_FALSE(seen.flag);
   EXPECT_EQ(seen.i32, -5);
@@ -79,6 +80,7 @@ TEST(Method, DecodesEachType) {
   EXPECT_EQ(seen.u64, UINT64_MAX);
   EXPECT_EQ(seen.colour, Colour::kRed);
   EXPECT_THAT(seen.names, ElementsAre("a", "b"));
+  EXPECT_THAT(seen.numbers, ElementsAre(3, 4294967295));
   EXPECT_EQ(seen.uuid->to_string(), "2b6601ba-eada-44fb-9a83-a20eb9eb9e90");
 }
 
@@ -121,6 +123,8 @@ TEST(Method, NamesTheParameterAndWhatWasExpected) {
       {R"({"text":"t","colour":0})", "'colour'", R"(one of "red", "green")"},
       {R"({"text":"t","names":[1]})", "'names'", "an array of strings"},
       {R"({"text":"t","names":{}})", "'names'", "an array of strings"},
+      {R"({"text":"t","numbers":5})", "'numbers'", "an array, each element an integer from 0 to 4294967295"},
+      {R"({"text":"t","numbers":[1,-1]})", "'numbers'", "an array, each element"},
       {R"({"text":"t","uuid":"no"})", "'uuid'", "a UUID"},
       {R"({"text":"t","nam":"x"})", "unknown parameter 'nam'", "text, flag, i32"},
       {R"([1])", "params", "an object"},
@@ -164,7 +168,7 @@ TEST(Describe, SaysAllThatTheTableKnows) {
   EXPECT_EQ(method["x-aliases"][0].asString(), "all_of_it");
   EXPECT_EQ(method["result"]["schema"]["type"].asString(), "boolean");
   const Json::Value& params = method["params"];
-  ASSERT_EQ(params.size(), 8);
+  ASSERT_EQ(params.size(), 9);
   EXPECT_TRUE(params[0]["required"].asBool());
   EXPECT_FALSE(params[0]["schema"].isMember("default"));
   EXPECT_EQ(params[1]["schema"]["default"], Json::Value(true));
@@ -172,7 +176,8 @@ TEST(Describe, SaysAllThatTheTableKnows) {
   EXPECT_EQ(params[4]["x-alias"].asString(), "size");
   EXPECT_EQ(params[5]["schema"]["enum"][1].asString(), "green");
   EXPECT_EQ(params[5]["schema"]["default"].asString(), "green");
-  EXPECT_EQ(params[7]["schema"]["format"].asString(), "uuid");
+  EXPECT_EQ(params[7]["schema"]["items"]["maximum"].asUInt64(), UINT32_MAX);
+  EXPECT_EQ(params[8]["schema"]["format"].asString(), "uuid");
 }
 
 TEST(RpcError, HoldsThePlainTextOfTheErrno) {

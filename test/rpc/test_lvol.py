@@ -252,16 +252,6 @@ class Life(LvolCase):
         self.call('bdev_lvol_delete', name=vol)
         self.assert_refused(ENODEV, [vol, 'No such device'], 'bdev_lvol_delete', name=vol)
 
-    def test_the_policy_for_a_full_store_changes(self):
-        uuid = self.make_store()
-        self.call('bdev_lvol_set_enospc_policy', uuid=uuid, policy='hold')
-        self.assertEqual(self.call('bdev_lvol_get_lvstores')[0]['enospc_policy'], 'hold')
-        self.call('bdev_lvol_set_enospc_policy', lvs_name='lvs', policy='fail')
-        self.assertEqual(self.call('bdev_lvol_get_lvstores')[0]['enospc_policy'], 'fail')
-        with self.assertRaises(RpcError) as refused:
-            self.call('bdev_lvol_set_enospc_policy', lvs_name='lvs', policy='wait')
-        self.assertEqual(refused.exception.code, -32602)
-
     def test_what_happens_is_notified(self):
         self.make_store()
         self.assertIn('bdev_register', self.call('notify_get_types'))
@@ -389,13 +379,14 @@ class Restarts(LvolCase):
     def test_a_saved_configuration_finds_stores_by_itself(self):
         self.make_volumes()
         self.call('bdev_lvol_set_enospc_policy', lvs_name='lvs', policy='hold')
+        self.assertEqual(self.daemon.run_rpc_py('bdev_lvol_set_thresholds', '80,95', '--lvs-name', 'lvs').stderr, '')
         self.call('vhost_create_blk_controller', ctrlr='vm0', dev_name='lvs/vol')
         config = self.directory / 'config.json'
         self.assertEqual(self.daemon.run_rpc_py('save_config', str(config)).stderr, '')
         methods = [call['method'] for subsystem in json.loads(config.read_text())['subsystems']
                    for call in subsystem['config'] or []]
         self.assertEqual(methods, ['bdev_aio_create', 'bdev_wait_for_examine', 'bdev_lvol_set_enospc_policy',
-                                   'vhost_create_blk_controller'])
+                                   'bdev_lvol_set_thresholds', 'vhost_create_blk_controller'])
         before = self.state()
         self.end()
         self.start('-c', str(config), attach=())

@@ -108,7 +108,7 @@ class Methods(DaemonCase):
         tested |= {'bdev_uring_create', 'bdev_uring_rescan', 'bdev_uring_delete'}
         # Needs a thread that may move: tested in test_threads.py.
         tested |= {'thread_set_cpumask'}
-        # Need a disk that holds a store: tested in test_lvol.py.
+        # Need a disk that holds a store: tested in test_lvol.py and test_lvol_space.py.
         tested |= {name for name in self.call('rpc_get_methods') if name.startswith('bdev_lvol_')}
         # Need a back end: tested in test_virtio_disk.
         tested |= {'bdev_virtio_attach_controller', 'bdev_virtio_detach_controller'}
