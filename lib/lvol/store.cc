@@ -424,8 +424,9 @@ Task<Result<>> Store::allocate_all(Volume& volume) {
 
 Task<Result<uint32_t>> Store::allocate_some(Volume& volume, uint32_t index, uint32_t end) {
   if (auto room = co_await make_room(); !room) co_return std::unexpected(room.error());
-  const auto most =
-      static_cast<uint32_t>(std::min<uint64_t>(maps_.next_mapped(volume.map, index, end) - index, kAllocateStep));
+  end = std::min(end, index + kAllocateStep);
+  const auto mapped = static_cast<uint32_t>(maps_.next_mapped(volume.map, index, end));
+  const uint32_t most = arbiter_->next_granted(volume, index, mapped) - index;
   uint32_t count = 0;
   ClusterIndex first = kNoCluster;
   while (count < most && arbiter_->may_take()) {

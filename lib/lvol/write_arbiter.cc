@@ -261,9 +261,8 @@ void WriteArbiter::drop(MapRequest& request) {
     answer(request, MapRequest::Answer::kDone);
     return;
   }
-  uint32_t count = 0;
-  while (count < std::min(request.count, kDropStep) && !pending_.contains(key_of(volume, request.index + count)))
-    ++count;
+  const uint32_t count =
+      next_granted(volume, request.index, request.index + std::min(request.count, kDropStep)) - request.index;
   if (count == 0) {
     pending_.find(key_of(volume, request.index))->second.waiting.push_back(request);
     return;
@@ -285,6 +284,12 @@ void WriteArbiter::drop(MapRequest& request) {
   request.count -= count;
   request.target->send(request);
   events_.on_change();
+}
+
+uint32_t WriteArbiter::next_granted(const Volume& volume, uint32_t index, uint32_t end) const {
+  if (pending_.empty()) return end;
+  while (index < end && !pending_.contains(key_of(volume, index))) ++index;
+  return index;
 }
 
 bool WriteArbiter::may_take() const { return leaves_room(kTakeSlackPages + granted_pages()); }

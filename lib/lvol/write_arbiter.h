@@ -69,6 +69,9 @@ class WriteArbiter {
   // How long volumes were held, in ns.
   const Histogram& holds() const { return holds_; }
 
+  // The first cluster of a volume from `index` on, and before `end`, that somebody is writing to with leave; or `end`.
+  // The store must not give it a cluster meanwhile: the one granted would hide it.
+  uint32_t next_granted(const Volume& volume, uint32_t index, uint32_t end) const;
   // For the store's own changes (inflate, ...): a free cluster, keeping the reserve.
   bool may_take() const;
   // Whether there is room for the pages that a change needs, without any cluster.

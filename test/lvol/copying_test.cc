@@ -106,6 +106,33 @@ TEST_F(LvolCopyingTest, InflatingAnEmptyVolumeWritesNoData) {
   EXPECT_THAT(world_.findings(), IsEmpty());
 }
 
+// A first write has been granted a cluster, then the volume gets one for that place, and another write goes there.
+TEST_F(LvolCopyingTest, AWriteUnderWayHidesNothingThatIsWrittenWhileItsVolumeIsInflated) {
+  LwThread& thread = world_.store_thread();
+  for (int steps = 0; steps < 40; ++steps) {
+    world_.create("a", kBytes);
+    ChannelRef channel = world_.hosts().on(thread, [&] { return thread.get_channel(world_.bdev("a")).value(); });
+    const PageBuffer first(kSubcluster, 1);
+    const PageBuffer second(kSubcluster, 2);
+    TestIo asking(IoType::kWrite, 0, {first.bytes()});
+    world_.user("a", 0).submit(asking);
+    for (int i = 0; i < steps; ++i) std::ignore = world_.step();
+    std::optional<Result<>> inflated;
+    world_.hosts().on(thread, [&] {
+      start(own_clusters(world_.store(), world_.id("a"), static_cast<BdevChannel&>(*channel.get()), true, progress_),
+            [&](Result<> result) { inflated = result; });
+    });
+    ASSERT_EQ(world_.write("a", kSubcluster, second.bytes(), 1), IoStatus::kOk);
+    ASSERT_EQ(world_.finish(asking), IoStatus::kOk);
+    ASSERT_TRUE(world_.run_until([&] { return inflated.has_value(); }));
+    world_.hosts().on(thread, [&] { channel.reset(); });
+    PageBuffer found(kSubcluster, 3);
+    ASSERT_EQ(world_.read("a", kSubcluster, found.bytes()), IoStatus::kOk);
+    EXPECT_TRUE(std::ranges::equal(found.bytes(), second.bytes())) << steps;
+    ASSERT_TRUE(world_.remove("a"));
+  }
+}
+
 TEST_F(LvolCopyingTest, ACloneOfAThickVolumeOwnsTheClustersThatNobodyHasWrittenTo) {
   world_.create("thick", kBytes, false);
   write("thick", 0, kSubcluster, 1, of_origin_);
