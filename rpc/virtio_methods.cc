@@ -51,10 +51,11 @@ Task<RpcResult> attach(RpcContext& context, Attach params) {
   if (context.bdevs.find(params.name) != nullptr) {
     co_return fail_rpc(EEXIST, fmt::format("bdev '{}' exists already", params.name));
   }
-  const auto attached = co_await context.virtio.attach(
-      context.bdevs,
-      {.name = params.name, .socket_path = params.traddr, .vq_count = params.vq_count, .vq_size = params.vq_size,
-       .packed_ring = params.packed_ring});
+  const auto attached = co_await context.virtio.attach(context.bdevs, {.name = params.name,
+                                                                       .socket_path = params.traddr,
+                                                                       .vq_count = params.vq_count,
+                                                                       .vq_size = params.vq_size,
+                                                                       .packed_ring = params.packed_ring});
   if (!attached) co_return fail_rpc(attached.error(), fmt::format("'{}'", params.traddr));
   Json::Value names(Json::arrayValue);
   names.append((*attached)->name());

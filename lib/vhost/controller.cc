@@ -34,8 +34,8 @@ std::vector<LwThread*> Controller::threads() const {
 }
 
 Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, BlkDevice::Options options) {
-  auto handle =
-      bdevs.open(bdev_name, options.readonly ? BdevAccess::kRead : BdevAccess::kWrite, *this, "vhost controller " + name_);
+  auto handle = bdevs.open(bdev_name, options.readonly ? BdevAccess::kRead : BdevAccess::kWrite, *this,
+                           "vhost controller " + name_);
   if (!handle) return std::unexpected(handle.error());
   handle_ = std::move(*handle);
   device_ = std::make_unique<BlkDevice>(name_, handle_->bdev(), options);

@@ -6,9 +6,6 @@
 namespace sluice::vhost {
 namespace {
 
-// How many chains available() looks for: enough for two batches.
-constexpr uint32_t kLookAhead = 2 * kQueueBatch;
-
 uint32_t as_word(PackedEvent event) { return std::bit_cast<uint32_t>(event); }
 
 }  // namespace
@@ -28,10 +25,13 @@ bool PackedQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint1
       misaligned(device, kPackedEventAlignment)) {
     return false;
   }
-  const uint32_t start = base.value_or(this->base());
-  const Position avail = Position::decode(static_cast<uint16_t>(start));
-  // Some front ends (DPDK's) tell the lower half only: without requests in flight the other one is the same.
-  const Position used = start <= UINT16_MAX ? avail : Position::decode(static_cast<uint16_t>(start >> 16));
+  Position avail = avail_;
+  Position used = used_;
+  if (base) {
+    avail = Position::decode(static_cast<uint16_t>(*base));
+    // Some front ends (DPDK's) tell the lower half only: without requests in flight the other one is the same.
+    used = *base <= UINT16_MAX ? avail : Position::decode(static_cast<uint16_t>(*base >> 16));
+  }
   if (avail.offset >= size || used.offset >= size) return false;
   avail_ = avail;
   used_ = published_ = used;
@@ -45,36 +45,25 @@ bool PackedQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint1
   return true;
 }
 
-uint16_t PackedQueue::available() const {
+uint16_t PackedQueue::look() const {
+  const MemoryMap::Window& window = reader_.window();
   uint16_t chains = 0;
   bool head = true;  // of a chain, which is available with all of its descriptors
   Position at = avail_;
-  for (uint32_t looked = 0; looked < size_ && chains < kLookAhead; ++looked) {
-    const uint16_t flags = __atomic_load_n(&ring_[at.offset].flags, __ATOMIC_ACQUIRE);
-    if (!is_available(flags, at.wrap)) break;
-    chains += head ? 1 : 0;
-    head = (flags & kDescNext) == 0;
-    at.advance(1, size_);
-  }
-  return chains;
-}
-
-void PackedQueue::prefetch(uint32_t count) const {
-  const MemoryMap::Window& window = reader_.window();
-  bool head = true;
-  Position at = avail_;
-  for (uint32_t chains = 0; chains < count;) {
+  for (uint32_t looked = 0; looked < size_; ++looked) {
     const PackedDesc& desc = ring_[at.offset];
+    const uint16_t flags = __atomic_load_n(&desc.flags, __ATOMIC_ACQUIRE);
+    if (!is_available(flags, at.wrap) || (head && chains == kQueueBatch)) break;
     if (head) {
+      ++chains;
       // The header, or the indirect table. Only within the guest's own memory: what is fetched can be told by its time.
       const uint64_t offset = __atomic_load_n(&desc.addr, __ATOMIC_RELAXED) - window.guest_address;
       if (offset < window.size) __builtin_prefetch(window.host + offset);
     }
-    head = (__atomic_load_n(&desc.flags, __ATOMIC_RELAXED) & kDescNext) == 0;
-    chains += head ? 1 : 0;
+    head = (flags & kDescNext) == 0;
     at.advance(1, size_);
-    if (at.offset == avail_.offset) break;
   }
+  return chains;
 }
 
 RingFault PackedQueue::pop(Chain& chain) {

@@ -22,9 +22,9 @@ namespace sluice::vhost {
 
 class PackedQueue {
  public:
-  // Points the queue at its ring and the two event structures; it goes on at `base`, if there is one, which has the form
-  // of SET_VRING_BASE. False, with the queue as it was, if an address is misaligned or not mapped, or the queue would go
-  // on outside the ring.
+  // Points the queue at its ring and the two event structures; it goes on at `base`, if there is one, which has the
+  // form of SET_VRING_BASE. False, with the queue as it was, if an address is misaligned or not mapped, or the queue
+  // would go on outside the ring.
   bool attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features,
               std::optional<uint32_t> base = std::nullopt);
 
@@ -33,15 +33,13 @@ class PackedQueue {
   // A ring that broke has taken a chain that it never gave back. Requires: nothing else is in flight.
   void forget_in_flight() { in_flight_.reset(); }
 
-  // How many chains are available, as far as it looks: not far, as the driver may still be writing what lies there.
-  uint16_t available() const;
+  // How many chains are available, up to a batch: the driver may still be writing what lies beyond, and they have to be
+  // counted one by one. Has the processor fetch what each begins with: one miss should not wait for the other.
+  uint16_t look() const;
   bool has_work() const {
     return is_available(__atomic_load_n(&ring_[avail_.offset].flags, __ATOMIC_ACQUIRE), avail_.wrap);
   }
-  // Has the processor fetch what the next `count` chains begin with. Requires: that many are available.
-  void prefetch(uint32_t count) const;
-
-  // Takes the next available chain. Requires available() > 0.
+  // Takes the next available chain. Requires has_work().
   RingFault pop(Chain& chain);
 
   // Notes a chain as used; the driver sees it after publish().

@@ -42,12 +42,14 @@ class VirtQueue {
   // It has just been attached, and no chain is in flight.
   void begin() { is_packed_ ? packed_.forget_in_flight() : split_.load_used_index(); }
 
-  // How many chains are available, of a packed ring perhaps not all; nothing if that is impossible.
-  std::optional<uint16_t> available() const { return is_packed_ ? packed_.available() : split_.available(); }
+  // How many chains are available, of a packed ring up to a batch; nothing if that is impossible.
+  std::optional<uint16_t> available() const { return is_packed_ ? packed_.look() : split_.available(); }
   bool has_work() const { return is_packed_ ? packed_.has_work() : split_.has_work(); }
   // Has the processor fetch what the next `count` chains begin with: the driver's core has just written it, and one
   // miss should not wait for the other. Requires: that many are available.
-  void prefetch(uint32_t count) const { is_packed_ ? packed_.prefetch(count) : split_.prefetch(count); }
+  void prefetch(uint32_t count) const {
+    if (!is_packed_) split_.prefetch(count);  // otherwise available() has done it
+  }
   // Takes the next available chain. Requires: there is one.
   RingFault pop(Chain& chain) { return is_packed_ ? packed_.pop(chain) : split_.pop(chain); }
 

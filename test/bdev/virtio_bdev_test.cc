@@ -309,9 +309,8 @@ TEST(VirtioBdev, UsesPackedRingsWhereBothSidesWantThem) {
   options.packed_ring = true;
   InProcessTarget target(options);
   VirtioWorld world;
-  ASSERT_TRUE(
-      world.attach({.name = "v0", .socket_path = target.socket_path(0), .vq_size = 64, .packed_ring = true})
-          .has_value());
+  ASSERT_TRUE(world.attach({.name = "v0", .socket_path = target.socket_path(0), .vq_size = 64, .packed_ring = true})
+                  .has_value());
   EXPECT_NE(world.info("v0").features & vhost::kFeatureRingPacked, 0U);
   VirtioUser user(world, "v0");
   EXPECT_THAT(exercise_all(user, 16, 192 << 10, 60), Each(-1));

@@ -1,4 +1,5 @@
-// A guest that breaks its split ring (packed_queue_test.cc has the other kind): only that queue stops, and it can be set up anew.
+// A guest that breaks its split ring (packed_queue_test.cc has the other kind): only that queue stops, and it can be
+// set up anew.
 #include <unistd.h>
 
 #include <functional>

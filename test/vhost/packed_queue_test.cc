@@ -74,10 +74,10 @@ TEST_F(PackedQueueTest, TakesAChainWithAllItsBuffers) {
   start(8);
   EXPECT_FALSE(queue_.has_work());
   const uint16_t id = add(3);
-  EXPECT_EQ(queue_.available(), 0) << "it is not published";
+  EXPECT_EQ(queue_.look(), 0) << "it is not published";
   driver_->publish();
   EXPECT_TRUE(queue_.has_work());
-  EXPECT_EQ(queue_.available(), 1);
+  EXPECT_EQ(queue_.look(), 1);
   ASSERT_EQ(pop(), RingFault::kNone);
   EXPECT_EQ(chain_.head, id);
   EXPECT_EQ(chain_.descriptors, 3);
@@ -120,7 +120,7 @@ TEST_F(PackedQueueTest, GoesRoundWithChainsOutOfOrder) {
       if (driver_->free_descriptors() >= descriptors) add(descriptors);
       if (random() % 2 == 0) driver_->publish();
       while (queue_.has_work() && random() % 3 != 0) {
-        ASSERT_GT(queue_.available(), 0);
+        ASSERT_GT(queue_.look(), 0);
         ASSERT_EQ(pop(), RingFault::kNone);
         taken.emplace_back(chain_.head, chain_.descriptors);
       }
@@ -177,13 +177,12 @@ TEST_F(PackedQueueTest, CountsChains) {
   start(128);
   for (int i = 0; i < 5; i++) add(3);
   driver_->publish();
-  EXPECT_EQ(queue_.available(), 5);
-  queue_.prefetch(5);
+  EXPECT_EQ(queue_.look(), 5);
   for (int i = 0; i < 60; i++) add(1);
   driver_->publish();
-  EXPECT_EQ(queue_.available(), 2 * vhost::kQueueBatch);
+  EXPECT_EQ(queue_.look(), vhost::kQueueBatch);
   for (int i = 0; i < 65; i++) ASSERT_EQ(pop(), RingFault::kNone);
-  EXPECT_EQ(queue_.available(), 0);
+  EXPECT_EQ(queue_.look(), 0);
 }
 
 // A chain as long as the ring leaves nothing behind it to be taken for available.
@@ -192,8 +191,7 @@ TEST_F(PackedQueueTest, TakesAChainAsLongAsTheRing) {
   for (int i = 0; i < 9; i++) {
     add(4);
     driver_->publish();
-    EXPECT_EQ(queue_.available(), 1);
-    queue_.prefetch(1);
+    EXPECT_EQ(queue_.look(), 1);
     ASSERT_EQ(pop(), RingFault::kNone);
     EXPECT_FALSE(queue_.has_work());
     queue_.push_used(chain_, 1);
@@ -319,6 +317,22 @@ TEST_F(PackedQueueTest, GoesOnWhereItIsTold) {
   EXPECT_FALSE(queue_.attach(map_, addresses, 4, kFeatures, 0x8000'8004));
 }
 
+// The guest's memory may change under requests in flight, at any place of the ring.
+TEST_F(PackedQueueTest, StaysWhereItIsWhenItIsAttachedAgain) {
+  for (uint16_t from = 0; from < 16; from++) {
+    start(8, from);
+    add(3);
+    driver_->publish();
+    ASSERT_EQ(pop(), RingFault::kNone);
+    const uint32_t base = queue_.base();
+    ASSERT_TRUE(queue_.attach(map_, driver_->vring_addr(0), 8, kFeatures));
+    EXPECT_EQ(queue_.base(), base) << from;
+    queue_.push_used(chain_, 1);
+    queue_.publish();
+    EXPECT_TRUE(driver_->poll_used()) << from;
+  }
+}
+
 TEST_F(PackedQueueTest, NeedsItsStructuresMappedAndAligned) {
   start(8);
   const auto good = driver_->vring_addr(0);
@@ -357,7 +371,9 @@ const PackedAttack kPackedAttacks[] = {
     {"IdIsTheRingsSize", RingFault::kBadId,
      [](auto&, uint64_t header, uint64_t) { return std::vector<PackedDesc>{{.addr = header, .len = 16, .id = 8}}; }},
     {"IdIsHuge", RingFault::kBadId,
-     [](auto&, uint64_t header, uint64_t) { return std::vector<PackedDesc>{{.addr = header, .len = 16, .id = 0xffff}}; }},
+     [](auto&, uint64_t header, uint64_t) {
+       return std::vector<PackedDesc>{{.addr = header, .len = 16, .id = 0xffff}};
+     }},
     {"ChainGoesRoundTheRing", RingFault::kChainTooLong,
      [](auto&, uint64_t header, uint64_t) {
        return std::vector<PackedDesc>(8, {.addr = header, .len = 16, .flags = kDescNext});
@@ -412,11 +428,11 @@ const PackedAttack kPackedAttacks[] = {
     {"IndirectIsTooMuch", RingFault::kTooLarge,
      [](GuestMemory& memory, uint64_t, uint64_t) {
        const auto& region = memory.regions()[kHigh];
-       return table_of(memory,
-                       std::vector<PackedDesc>(1000, {.addr = region.guest_address,
-                                                      .len = static_cast<uint32_t>(region.size),
-                                                      .flags = kDescWrite}),
-                       16000);
+       return table_of(
+           memory,
+           std::vector<PackedDesc>(
+               1000, {.addr = region.guest_address, .len = static_cast<uint32_t>(region.size), .flags = kDescWrite}),
+           16000);
      }},
 };
 
@@ -431,8 +447,7 @@ TEST_P(PackedAttackTest, IsAFault) {
     const uint32_t base = queue_.base();
     driver_->add_raw(GetParam().descs(memory_, header_, data_));
     driver_->publish();
-    EXPECT_GT(queue_.available(), 0);
-    queue_.prefetch(queue_.available());
+    EXPECT_GT(queue_.look(), 0);
     EXPECT_EQ(pop(), GetParam().fault) << from;
     EXPECT_EQ(queue_.base(), base) << "nothing was taken";
   }
@@ -464,7 +479,7 @@ TEST_F(PackedQueueTest, RefusesADescriptorThatIsTakenBack) {
   start(8);
   add(1);
   driver_->publish();
-  ASSERT_EQ(queue_.available(), 1);
+  ASSERT_EQ(queue_.look(), 1);
   driver_->reset();
   EXPECT_EQ(pop(), RingFault::kTakenBack);
 }

@@ -43,8 +43,7 @@ struct IgnoreEvents : BdevEvents {
 // A ring of 4 KiB reads in guest memory, and the queue that serves it.
 class Ring {
  public:
-  Ring(bool null_bdev, bool packed)
-      : packed_(packed), hosts_(1, PollMode::kPoll), threads_(hosts_), bdevs_(threads_) {
+  Ring(bool null_bdev, bool packed) : packed_(packed), hosts_(1, PollMode::kPoll), threads_(hosts_), bdevs_(threads_) {
     memory_fd_.reset(::memfd_create("guest", MFD_CLOEXEC));
     CHECK(::ftruncate(memory_fd_.get(), kMemoryBytes) == 0);
     auto map = MemoryMap().with({.guest_address = 0, .size = kMemoryBytes, .user_address = kUser, .mmap_offset = 0},
@@ -157,7 +156,8 @@ class Ring {
   void round(uint16_t depth) {
     if (packed_) {
       for (uint16_t i = 0; i < depth; ++i) offer_packed(i);
-      for (uint16_t done = 0; done < depth; hosts_.turn()) {
+      for (uint16_t done = 0; done < depth;) {
+        hosts_.turn();
         while (take_back_packed()) ++done;
       }
       return;
@@ -182,9 +182,7 @@ class Ring {
   }
   // Both sides of a packed ring are counted on and on; every other round of it has the wrap counter 0.
   static bool wrap_of(uint16_t position) { return (position & kRing) == 0; }
-  PackedDesc& packed_desc(uint16_t position) const {
-    return reinterpret_cast<PackedDesc*>(guest_)[position % kRing];
-  }
+  PackedDesc& packed_desc(uint16_t position) const { return reinterpret_cast<PackedDesc*>(guest_)[position % kRing]; }
   void offer_packed(uint64_t chain) {
     const auto available = [](uint16_t position, unsigned flags) {
       return static_cast<uint16_t>(flags | (wrap_of(position) ? kPackedDescAvail : kPackedDescUsed));

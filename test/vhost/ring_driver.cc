@@ -179,7 +179,8 @@ uint16_t RingDriver::link_packed(std::span<const Segment> segments, uint16_t fir
 
 bool RingDriver::is_used(RingPosition place) const {
   const uint16_t flags = std::atomic_ref(const_cast<uint16_t&>(packed_desc(place.offset).flags)).load();
-  return ((flags & vhost::kPackedDescAvail) != 0) == place.wrap && ((flags & vhost::kPackedDescUsed) != 0) == place.wrap;
+  return ((flags & vhost::kPackedDescAvail) != 0) == place.wrap &&
+         ((flags & vhost::kPackedDescUsed) != 0) == place.wrap;
 }
 
 std::optional<vhost::SplitUsedElem> RingDriver::poll_packed() {

@@ -77,7 +77,7 @@ class RingDriver {
   // Packed: these descriptors as they are, but for the flags that make them available.
   void add_raw(std::span<const vhost::PackedDesc> descs);
   RingPosition avail_position() const { return offered_; }  // packed: of the next descriptor to be added
-  RingPosition used_position() const { return taken_; }   // packed: of the next used descriptor to be taken
+  RingPosition used_position() const { return taken_; }     // packed: of the next used descriptor to be taken
   void set_desc(uint16_t index, const vhost::SplitDesc& desc);
   // Puts a head into the avail ring. Nothing is visible before publish().
   void publish_head(uint16_t head);

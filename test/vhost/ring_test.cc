@@ -1,4 +1,5 @@
-// The virtqueue with a driver that behaves, split, or with SLUICE_TEST_PACKED packed: layouts, wrap-around, batches, notifications in both directions.
+// The virtqueue with a driver that behaves, split, or with SLUICE_TEST_PACKED packed: layouts, wrap-around, batches,
+// notifications in both directions.
 #include <poll.h>
 #include <unistd.h>
 

@@ -44,9 +44,9 @@ uint64_t unwanted_features(Dialect dialect) {
 
 uint64_t driver_features() {
   using namespace vhost;
-  return kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureRingPacked | kFeatureProtocolFeatures | kBlkFeatureSizeMax |
-         kBlkFeatureSegMax | kBlkFeatureRo | kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
-         kBlkFeatureConfigWce | kBlkFeatureMq | kBlkFeatureDiscard | kBlkFeatureWriteZeroes;
+  return kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureRingPacked | kFeatureProtocolFeatures |
+         kBlkFeatureSizeMax | kBlkFeatureSegMax | kBlkFeatureRo | kBlkFeatureBlkSize | kBlkFeatureFlush |
+         kBlkFeatureTopology | kBlkFeatureConfigWce | kBlkFeatureMq | kBlkFeatureDiscard | kBlkFeatureWriteZeroes;
 }
 
 const char* to_string(Dialect dialect) {

@@ -32,7 +32,9 @@ class DriverRing {
   // Takes a free descriptor, or the id of one. Requires: there is one.
   uint16_t take() { return is_packed_ ? packed_.take() : split_.take(); }
   // Gives back a chain of `count` descriptors that were taken in succession, `head` first. Packed: of one.
-  void give_back(uint16_t head, uint16_t count) { is_packed_ ? packed_.give_back(head) : split_.give_back(head, count); }
+  void give_back(uint16_t head, uint16_t count) {
+    is_packed_ ? packed_.give_back(head) : split_.give_back(head, count);
+  }
 
   // Split only: a descriptor of a chain, and the one that the next take() gives.
   void set_direct(uint16_t index, uint64_t address, uint32_t length, uint16_t flags, uint16_t next) {
@@ -50,8 +52,7 @@ class DriverRing {
       return {.addr = address, .len = length, .flags = flags, .next = static_cast<uint16_t>(index + 1)};
     }
     const auto known = static_cast<uint16_t>(flags & vhost::kDescWrite);
-    return std::bit_cast<vhost::SplitDesc>(
-        vhost::PackedDesc{.addr = address, .len = length, .id = 0, .flags = known});
+    return std::bit_cast<vhost::SplitDesc>(vhost::PackedDesc{.addr = address, .len = length, .id = 0, .flags = known});
   }
 
   // Makes a chain available, which may have been so before; the back end sees it after publish().

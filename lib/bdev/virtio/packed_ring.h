@@ -25,7 +25,8 @@ class PackedRing {
   // What SET_VRING_BASE says of an empty ring: both sides at its beginning, in the first round.
   static constexpr uint32_t kBase = uint32_t{vhost::kPackedWrapBit} << 16 | vhost::kPackedWrapBit;
 
-  // An empty ring in `memory`, of which as much as SplitRing::Layout says is zeroed. Requires: `size` is a power of two.
+  // An empty ring in `memory`, of which as much as SplitRing::Layout says is zeroed. Requires: `size` is a power of
+  // two.
   void reset(std::span<std::byte> memory, uint16_t size, bool event_idx);
 
   uint16_t free_descriptors() const { return free_count_; }
@@ -53,8 +54,8 @@ class PackedRing {
     desc.addr = entry.address;
     desc.len = entry.length;
     desc.id = id;
-    const auto flags = static_cast<uint16_t>(
-        entry.flags | (wrap_of(avail_) ? vhost::kPackedDescAvail : vhost::kPackedDescUsed));
+    const auto flags =
+        static_cast<uint16_t>(entry.flags | (wrap_of(avail_) ? vhost::kPackedDescAvail : vhost::kPackedDescUsed));
     // The back end looks at one after the other: it sees none of those to come before it sees the first.
     if (avail_ == published_) {
       first_flags_ = flags;
@@ -77,8 +78,7 @@ class PackedRing {
     if (wish != vhost::kPackedEventDesc || !event_idx_) return wish != vhost::kPackedEventDisable;
     // Whether the descriptor it names is among those just shown.
     const bool wrap = (event.off_wrap & vhost::kPackedWrapBit) != 0;
-    const auto named =
-        static_cast<uint16_t>((event.off_wrap & ~vhost::kPackedWrapBit) + (wrap ? 0 : mask_ + 1));
+    const auto named = static_cast<uint16_t>((event.off_wrap & ~vhost::kPackedWrapBit) + (wrap ? 0 : mask_ + 1));
     return (static_cast<uint16_t>(named - before) & (2 * mask_ + 1)) < count;
   }
 
@@ -97,8 +97,7 @@ class PackedRing {
 
   // Asks for a call at the next request that comes back; true if one has come back all the same.
   bool enable_calls() {
-    const auto next =
-        static_cast<uint16_t>((used_ & mask_) | (wrap_of(used_) ? vhost::kPackedWrapBit : 0));
+    const auto next = static_cast<uint16_t>((used_ & mask_) | (wrap_of(used_) ? vhost::kPackedWrapBit : 0));
     wish(event_idx_ ? vhost::PackedEvent{.off_wrap = next, .flags = vhost::kPackedEventDesc}
                     : vhost::PackedEvent{.off_wrap = 0, .flags = vhost::kPackedEventEnable});
     // The wish must be visible before we look again: the back end publishes, then looks at the wish.
@@ -116,7 +115,8 @@ class PackedRing {
     uint16_t link;  // of free ids
   };
 
-  // Positions are counted on and on, which a power of two divides: every other round of the ring has the wrap counter 0.
+  // Positions are counted on and on, which a power of two divides: every other round of the ring has the wrap counter
+  // 0.
   bool wrap_of(uint16_t position) const { return (position & (mask_ + 1)) == 0; }
   bool is_used(uint16_t position) const {
     const uint16_t flags = __atomic_load_n(&ring_[position & mask_].flags, __ATOMIC_ACQUIRE);

@@ -29,8 +29,8 @@ inline constexpr const char* kVirtioProductName = "VirtioBlk Disk";
 struct VirtioBdevOptions {
   std::string name;  // of the bdev
   std::string socket_path;
-  uint32_t vq_count = 0;   // 0: one for each host, as far as the back end has them
-  uint32_t vq_size = 256;  // a power of two, 8 to 1024
+  uint32_t vq_count = 0;     // 0: one for each host, as far as the back end has them
+  uint32_t vq_size = 256;    // a power of two, 8 to 1024
   bool packed_ring = false;  // packed virtqueues, if the back end has them
 };
 
