@@ -42,6 +42,7 @@ Task<RpcResult> create_controller(RpcContext& context, CreateController params) 
                                            .bdev_name = params.dev_name,
                                            .cpumask = {},
                                            .readonly = params.readonly,
+                                           .packed_ring = params.packed_ring,
                                            .queue_threads = params.queue_threads};
   if (!params.cpumask.empty()) {
     const Result<CpuMask> cpumask = CpuMask::parse(params.cpumask);
@@ -105,6 +106,7 @@ Json::Value to_json(const vhost::ControllerInfo& controller, bool with_queues) {
   }
   Json::Value& block = json["backend_specific"]["block"];
   block["readonly"] = controller.readonly;
+  block["packed_ring"] = controller.packed_ring;
   block["bdev"] = controller.bdev_name.empty() ? Json::Value() : Json::Value(controller.bdev_name);
   block["transport"] = std::string(kTransport);
   return json;
@@ -134,6 +136,7 @@ Task<Json::Value> vhost_config(RpcContext& context) {
     call["params"]["ctrlr"] = controller.name;
     call["params"]["dev_name"] = controller.bdev_name;
     call["params"]["readonly"] = controller.readonly;
+    if (controller.packed_ring) call["params"]["packed_ring"] = true;
     // "Anywhere" is left out, so that it also holds on a host with other cores.
     if (controller.cpumask != anywhere) call["params"]["cpumask"] = controller.cpumask;
     if (controller.queue_threads > 0) call["params"]["queue_threads"] = controller.queue_threads;
@@ -157,8 +160,10 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        optional("cpumask", &CreateController::cpumask,
                 "cores that may serve it: \"0x5\" or \"[0,2]\"; any when left out"),
        optional("readonly", &CreateController::readonly, "the guest may not write"),
-       optional("packed_ring", &CreateController::packed_ring,
-                "accepted for compatibility; no effect: rings are split"),
+       optional(
+           "packed_ring", &CreateController::packed_ring,
+           "offers packed virtqueues as well, which the guest's monitor has to ask for, too (QEMU: packed=on); a guest "
+           "that uses them loses its disk when the daemon restarts"),
        optional(
            "queue_threads", &CreateController::queue_threads,
            "how many lightweight threads of their own its queues are spread over, each on a core of cpumask; 0: all "
@@ -171,9 +176,7 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        {"array",
         "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, sessions: [{vid, id, name, started, max_queues, "
         "inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls, thread_id}]}], backend_specific: "
-        "{block: "
-        "{readonly, "
-        "bdev, transport}}}"}},
+        "{block: {readonly, packed_ring, bdev, transport}}}"}},
       {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
   table.add(make_method<DeleteController>(
       {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue},

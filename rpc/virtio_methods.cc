@@ -34,6 +34,7 @@ struct Attach {
   DeviceType dev_type = DeviceType::kBlk;
   uint32_t vq_count = VirtioBdevOptions{}.vq_count;
   uint32_t vq_size = VirtioBdevOptions{}.vq_size;
+  bool packed_ring = VirtioBdevOptions{}.packed_ring;
 };
 
 struct Detach {
@@ -50,9 +51,11 @@ Task<RpcResult> attach(RpcContext& context, Attach params) {
   if (context.bdevs.find(params.name) != nullptr) {
     co_return fail_rpc(EEXIST, fmt::format("bdev '{}' exists already", params.name));
   }
-  const auto attached = co_await context.virtio.attach(
-      context.bdevs,
-      {.name = params.name, .socket_path = params.traddr, .vq_count = params.vq_count, .vq_size = params.vq_size});
+  const auto attached = co_await context.virtio.attach(context.bdevs, {.name = params.name,
+                                                                       .socket_path = params.traddr,
+                                                                       .vq_count = params.vq_count,
+                                                                       .vq_size = params.vq_size,
+                                                                       .packed_ring = params.packed_ring});
   if (!attached) co_return fail_rpc(attached.error(), fmt::format("'{}'", params.traddr));
   Json::Value names(Json::arrayValue);
   names.append((*attached)->name());
@@ -101,6 +104,7 @@ Json::Value attaching_call(const Bdev& bdev) {
   // "One for each core" is left out, so that it also holds on a host with other cores.
   if (info->vq_count_chosen) call["params"]["vq_count"] = info->vq_count;
   call["params"]["vq_size"] = info->vq_size;
+  if (info->packed_ring_chosen) call["params"]["packed_ring"] = true;
   return call;
 }
 
@@ -114,7 +118,8 @@ void add_virtio_methods(MethodTable& table, RpcContext& context) {
        required("traddr", &Attach::traddr, "path of the socket"),
        required("dev_type", &Attach::dev_type, "blk is the only one that is supported"),
        optional("vq_count", &Attach::vq_count, "queues, each for one core; 0: one for each of ours, if it has as many"),
-       optional("vq_size", &Attach::vq_size, "requests of a queue; a power of two, 8 to 1024")},
+       optional("vq_size", &Attach::vq_size, "requests of a queue; a power of two, 8 to 1024"),
+       optional("packed_ring", &Attach::packed_ring, "packed virtqueues, if the back end offers them")},
       bind_context(context, attach)));
   table.add(make_method<Detach>({"bdev_virtio_detach_controller",
                                  "Removes such a disk: its users see it vanish, and the connection ends.", kTrue},

@@ -8,23 +8,24 @@
 namespace sluice::vhost {
 namespace {
 
-uint64_t offered_features(const Bdev& bdev, bool readonly) {
+uint64_t offered_features(const Bdev& bdev, BlkDevice::Options options) {
   uint64_t features = kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureProtocolFeatures |
                       kBlkFeatureSegMax | kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
                       kBlkFeatureConfigWce | kBlkFeatureMq;
-  if (readonly) features |= kBlkFeatureRo;
-  if (!readonly && bdev.supports(IoType::kDiscard)) features |= kBlkFeatureDiscard;
-  if (!readonly && bdev.supports(IoType::kWriteZeroes)) features |= kBlkFeatureWriteZeroes;
+  if (options.packed_ring) features |= kFeatureRingPacked;
+  if (options.readonly) features |= kBlkFeatureRo;
+  if (!options.readonly && bdev.supports(IoType::kDiscard)) features |= kBlkFeatureDiscard;
+  if (!options.readonly && bdev.supports(IoType::kWriteZeroes)) features |= kBlkFeatureWriteZeroes;
   return features;
 }
 
 }  // namespace
 
-BlkDevice::BlkDevice(std::string name, const Bdev& bdev, bool readonly)
+BlkDevice::BlkDevice(std::string name, const Bdev& bdev, Options options)
     : name_(std::move(name)),
-      readonly_(readonly),
+      options_(options),
       limits_(bdev.limits()),
-      features_(offered_features(bdev, readonly)),
+      features_(offered_features(bdev, options)),
       size_bytes_(bdev.size_bytes()) {}
 
 BlkConfig BlkDevice::config(bool writeback) const {

@@ -14,11 +14,17 @@ namespace sluice::vhost {
 
 class BlkDevice {
  public:
+  // What is up to whoever offers it.
+  struct Options {
+    bool readonly = false;
+    bool packed_ring = false;  // offered: which kind of rings there are, is the driver's choice
+  };
   // `name` is what GET_ID answers (its first 20 bytes).
-  BlkDevice(std::string name, const Bdev& bdev, bool readonly);
+  BlkDevice(std::string name, const Bdev& bdev, Options options);
 
   const std::string& name() const { return name_; }
-  bool readonly() const { return readonly_; }
+  bool readonly() const { return options_.readonly; }
+  bool packed_ring() const { return options_.packed_ring; }
   // The feature bits to offer, vhost's own included.
   uint64_t features() const { return features_; }
   BlkConfig config(bool writeback) const;
@@ -28,7 +34,7 @@ class BlkDevice {
 
  private:
   const std::string name_;
-  const bool readonly_;
+  const Options options_;
   const BdevLimits limits_;
   const uint64_t features_;
   std::atomic<uint64_t> size_bytes_;

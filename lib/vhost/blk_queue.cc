@@ -47,19 +47,23 @@ Task<> BlkQueue::start(UniqueFd kick) {
   started_ = true;
 }
 
-Task<uint16_t> BlkQueue::end() {
+Task<uint32_t> BlkQueue::end() {
   started_ = false;
   co_await stop();
   // The peer may live on and keep the file open: it leaves our epoll set here.
   set_kick({});
   fault_ = RingFault::kNone;
-  co_return ring_.last_avail();
+  co_return ring_.base();
 }
 
 Task<> BlkQueue::update(Setup setup) {
   const bool should_run =
       started_ && enabled_.value_or(setup.enabled_by_default) && configured() && fault_ == RingFault::kNone;
-  if (should_run && !running_) run(std::move(setup));
+  if (should_run && !running_) {
+    // It was cut off from its memory with requests in flight, and is to be another one now.
+    if (!ring_.can_go_on(size_, setup.features)) co_await drained();
+    run(std::move(setup));
+  }
   if (!should_run && running_) co_await stop();
 }
 
@@ -68,10 +72,10 @@ void BlkQueue::run(Setup setup) {
   if (publish_pending_) publish();
   if (!ring_.attach(*setup.map, *addresses_, size_, setup.features)) return;
   features_ = setup.features;
-  channel_ = setup.channel;
+  channel_ = detached_ ? nullptr : setup.channel;  // the bdev may have gone while this waited
   write_through_ = setup.write_through;
   use_map(std::move(setup.map));
-  if (in_flight_ == 0) ring_.load_used_index();
+  if (in_flight_ == 0) ring_.begin();
   ring_.disable_kicks();
   running_ = true;
   owner_.add_poller(*this);  // hot: requests may be there already, and no kick is to be expected for them
@@ -125,11 +129,12 @@ void BlkQueue::reset() {
   enabled_.reset();
   started_ = false;
   fault_ = RingFault::kNone;
-  ring_ = SplitQueue();  // lets go of the map
+  ring_ = VirtQueue();  // lets go of the map
   maps_.clear();
 }
 
 Task<> BlkQueue::detach_bdev() {
+  detached_ = true;
   channel_ = nullptr;
   co_await drained();
 }
@@ -225,7 +230,7 @@ void BlkQueue::on_io_done(BlkRequest& request) {
 
 void BlkQueue::finish(BlkRequest& request, BlkStatus status) {
   const uint32_t written = request.finish(status);
-  ring_.push_used(request.chain().head, written);
+  ring_.push_used(request.chain(), written);
   if (!publish_pending_) {
     publish_pending_ = true;
     owner_.defer(publish_work_);  // after all that completes in this turn

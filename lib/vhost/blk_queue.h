@@ -24,7 +24,7 @@
 #include "lib/vhost/blk_request.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
-#include "lib/vhost/split_queue.h"
+#include "lib/vhost/virt_queue.h"
 
 namespace sluice::vhost {
 
@@ -67,7 +67,7 @@ class BlkQueue final : public Poller, private MoveListener {
   // --- Set-up, as the session is told. Nothing here touches guest memory. ---
   void set_size(uint16_t size) { size_ = size; }
   void set_addresses(const VringAddr& addresses) { addresses_ = addresses; }
-  void set_base(uint16_t index) { ring_.set_last_avail(index); }
+  void set_base(uint32_t base) { ring_.set_base(base); }
   // -1: none. Without a kick the ring is polled by a timer; without a call the driver polls.
   void set_kick(UniqueFd fd);
   void set_call(UniqueFd fd);
@@ -79,7 +79,7 @@ class BlkQueue final : public Poller, private MoveListener {
   // it had in flight is done.
   Task<> start(UniqueFd kick);
   // GET_VRING_BASE: it is not, and nothing is in flight any more. The base it stopped at.
-  Task<uint16_t> end();
+  Task<uint32_t> end();
   // Lets the ring run or makes it stop, as its state demands. It runs when it is started, enabled, set up, and its
   // addresses are within the guest's memory; a broken one waits until it is started anew.
   Task<> update(Setup setup);
@@ -132,7 +132,7 @@ class BlkQueue final : public Poller, private MoveListener {
   LogLimiter& log_limiter_;
   ElasticPool<BlkRequest>* requests_;  // the host's
 
-  SplitQueue ring_;
+  VirtQueue ring_;
   uint16_t size_ = 0;
   std::optional<VringAddr> addresses_;
   std::optional<bool> enabled_;
@@ -147,6 +147,7 @@ class BlkQueue final : public Poller, private MoveListener {
   UniqueFd error_;
 
   BdevChannel* channel_ = nullptr;
+  bool detached_ = false;
   // The last one is the present map; those before wait for their requests.
   std::vector<std::unique_ptr<MapUse>> maps_;
   Signal map_freed_;

@@ -10,8 +10,8 @@
 
 #include "lib/bdev/block_io.h"
 #include "lib/vhost/blk_device.h"
+#include "lib/vhost/chain.h"
 #include "lib/vhost/limits.h"
-#include "lib/vhost/split_queue.h"
 #include "lib/virtio/virtio.h"
 
 namespace sluice::vhost {

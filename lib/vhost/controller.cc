@@ -33,12 +33,12 @@ std::vector<LwThread*> Controller::threads() const {
   return threads;
 }
 
-Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, bool readonly) {
-  auto handle =
-      bdevs.open(bdev_name, readonly ? BdevAccess::kRead : BdevAccess::kWrite, *this, "vhost controller " + name_);
+Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, BlkDevice::Options options) {
+  auto handle = bdevs.open(bdev_name, options.readonly ? BdevAccess::kRead : BdevAccess::kWrite, *this,
+                           "vhost controller " + name_);
   if (!handle) return std::unexpected(handle.error());
   handle_ = std::move(*handle);
-  device_ = std::make_unique<BlkDevice>(name_, handle_->bdev(), readonly);
+  device_ = std::make_unique<BlkDevice>(name_, handle_->bdev(), options);
   return {};
 }
 
@@ -59,6 +59,7 @@ Task<ControllerInfo> Controller::info() {
                       .cpumask = "",
                       .bdev_name = handle_ != nullptr ? handle_->bdev().name() : "",
                       .readonly = device_->readonly(),
+                      .packed_ring = device_->packed_ring(),
                       .queue_threads = static_cast<uint32_t>(threads().size() - 1),
                       .coalescing = {},
                       .sessions = {}};

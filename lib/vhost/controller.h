@@ -26,6 +26,7 @@ struct ControllerInfo {
   std::string cpumask;
   std::string bdev_name;  // empty once the bdev has been removed
   bool readonly = false;
+  bool packed_ring = false;
   uint32_t queue_threads = 0;  // of their own
   Coalescing coalescing;
   std::vector<SessionInfo> sessions;
@@ -40,7 +41,7 @@ class Controller final : private BdevEvents {
   ~Controller() override;
 
   // Opens the bdev. Errors: those of BdevManager::open().
-  Result<> open(BdevManager& bdevs, const std::string& bdev_name, bool readonly);
+  Result<> open(BdevManager& bdevs, const std::string& bdev_name, BlkDevice::Options options);
   // Lets front ends connect. Errors: those of opening a channel.
   Task<Result<>> start();
   // Ends the session, waits for its requests, and lets go of everything. Once, whether start() succeeded or not.

@@ -45,7 +45,7 @@ inline constexpr uint64_t kKicklessPeriodNs = 200'000;
 
 static_assert(kMaxQueues <= kVringIndexMask + 1);
 static_assert(kQueueBatch <= kQueueBudget);
-static_assert(kMaxQueueSize <= kMaxSplitQueueSize);
+static_assert(kMaxQueueSize <= kMaxSplitQueueSize && kMaxQueueSize <= kMaxPackedQueueSize);
 static_assert(kSegMax + 2 <= kMaxChainLength);
 static_assert(kMaxGuestBytes <= kMaxMappedBytes);
 

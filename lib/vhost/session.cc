@@ -415,10 +415,12 @@ Task<Session::Outcome> Session::set_vring_base(WireMessage& message) {
   const auto [index, num] = payload_of<VringState>(message);
   BlkQueue* ring = co_await queue(index);
   if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  co_return Outcome{.result = co_await run_on(ring->owner(), [ring, base = num]() -> Result<> {
+  // Of a split ring an index; of a packed one two positions.
+  const uint32_t limit = (features_ & kFeatureRingPacked) != 0 ? UINT32_MAX : UINT16_MAX;
+  co_return Outcome{.result = co_await run_on(ring->owner(), [ring, base = num, limit]() -> Result<> {
                       if (ring->running()) return fail(EBUSY, "a ring's base cannot change while it runs");
-                      if (base > UINT16_MAX) return fail(EINVAL, "a ring's base is out of range");
-                      ring->set_base(static_cast<uint16_t>(base));
+                      if (base > limit) return fail(EINVAL, "a ring's base is out of range");
+                      ring->set_base(base);
                       return {};
                     })};
 }
@@ -427,7 +429,7 @@ Task<Session::Outcome> Session::get_vring_base(WireMessage& message) {
   const uint32_t index = payload_of<VringState>(message).index;
   BlkQueue* ring = co_await queue(index);
   if (ring == nullptr) co_return Outcome{.result = no_such_ring(), .has_reply = true};
-  const uint16_t base = co_await run_on(ring->owner(), [ring] { return ring->end(); });
+  const uint32_t base = co_await run_on(ring->owner(), [ring] { return ring->end(); });
   co_return Outcome{.reply = bytes_of(VringState{.index = index, .num = base}), .has_reply = true};
 }
 

@@ -1,45 +1,11 @@
 #include "lib/vhost/split_queue.h"
 
 #include <algorithm>
-#include <array>
-#include <bit>
+#include <vector>
 
 #include "lib/vhost/limits.h"
 
 namespace sluice::vhost {
-namespace {
-
-// Descriptors are 16-byte aligned in rings; indirect tables may lie anywhere. Reading each into private memory at once
-// is what keeps a guest from changing it between check and use.
-SplitDesc read_descriptor(const std::byte* from) {
-  SplitDesc copy;
-  __builtin_memcpy(&copy, from, sizeof(copy));
-  // Without this the compiler may read the guest's bytes again instead of keeping the copy.
-  asm volatile("" : "+m"(copy) : : "memory");
-  return copy;
-}
-
-}  // namespace
-
-const char* to_string(RingFault fault) {
-  static constexpr std::array<const char*, 13> kText = {
-      "none",
-      "the available index is further ahead than the ring is long",
-      "a descriptor index is outside the ring",
-      "a descriptor chain is too long or loops",
-      "a buffer lies outside the guest's memory, or in too many pieces of it",
-      "an indirect descriptor table is not valid",
-      "a device-readable descriptor follows a device-writable one",
-      "a request's header is incomplete",
-      "a request has no byte for its status",
-      "a request has too much data",
-      "more requests are in flight than the ring has descriptors",
-      "the guest's memory has been cut off",
-      "the call descriptor blocks",
-  };
-  return kText[static_cast<size_t>(fault)];
-}
-
 bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features) {
   std::byte* desc = map.translate_user(addresses.desc, split_desc_bytes(size));
   std::byte* avail = map.translate_user(addresses.avail, split_avail_bytes(size));
@@ -53,8 +19,7 @@ bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16
       misaligned(used, kSplitUsedAlignment)) {
     return false;
   }
-  map_ = &map;
-  window_ = {};
+  reader_.attach(map);
   last_head_ = 0;
   last_first_ = nullptr;
   desc_ = reinterpret_cast<SplitDesc*>(desc);
@@ -83,22 +48,12 @@ void SplitQueue::prefetch(uint32_t count) const {
     return;
   }
   for (uint32_t i = 0; i < count; ++i) __builtin_prefetch(&descriptor(i));
+  const MemoryMap::Window& window = reader_.window();
   // The header, or the indirect table. Only within the guest's own memory: what is fetched can be told by its time.
   for (uint32_t i = 0; i < count; ++i) {
-    const uint64_t offset = __atomic_load_n(&descriptor(i).addr, __ATOMIC_RELAXED) - window_.guest_address;
-    if (offset < window_.size) __builtin_prefetch(window_.host + offset);
+    const uint64_t offset = __atomic_load_n(&descriptor(i).addr, __ATOMIC_RELAXED) - window.guest_address;
+    if (offset < window.size) __builtin_prefetch(window.host + offset);
   }
-}
-
-bool SplitQueue::translate(uint64_t guest_address, uint32_t length, std::vector<iovec>& out) {
-  if (guest_address - window_.guest_address >= window_.size) window_ = map_->window_at(guest_address);
-  const uint64_t offset = guest_address - window_.guest_address;
-  if (offset < window_.size && length <= window_.size - offset && length > 0 && out.size() < kMaxSegments) {
-    out.push_back({.iov_base = window_.host + offset, .iov_len = length});
-    return true;
-  }
-  // It is empty, crosses into the next region, or is not mapped.
-  return map_->translate(guest_address, length, out);
 }
 
 RingFault SplitQueue::pop(Chain& chain) {
@@ -113,10 +68,7 @@ RingFault SplitQueue::pop(Chain& chain) {
 }
 
 RingFault SplitQueue::read_chain(Chain& chain) {
-  chain.segments->clear();
-  chain.readable = 0;
-  chain.readable_bytes = chain.writable_bytes = 0;
-
+  chain.clear();
   auto* table = reinterpret_cast<const std::byte*>(desc_);
   uint32_t table_length = size_;
   uint32_t next = chain.head;
@@ -126,7 +78,7 @@ RingFault SplitQueue::read_chain(Chain& chain) {
   for (uint32_t followed = 0;; ++followed) {
     if (followed == std::max<uint32_t>(size_, kMaxChainLength)) return RingFault::kChainTooLong;
     if (next >= table_length) return RingFault::kBadDescriptor;
-    const SplitDesc desc = read_descriptor(table + next * sizeof(SplitDesc));
+    const SplitDesc desc = read_descriptor<SplitDesc>(table + next * sizeof(SplitDesc));
 
     if ((desc.flags & kDescIndirect) != 0) {
       // "The driver MUST NOT set both NEXT and INDIRECT", nor nest tables; plain descriptors may come before one.
@@ -134,36 +86,17 @@ RingFault SplitQueue::read_chain(Chain& chain) {
           desc.len % sizeof(SplitDesc) != 0 || desc.len / sizeof(SplitDesc) > kMaxChainLength) {
         return RingFault::kBadIndirect;
       }
-      std::vector<iovec>& segments = *chain.segments;
-      const size_t before = segments.size();
-      if (!translate(desc.addr, desc.len, segments)) return RingFault::kNotMapped;
-      if (segments.size() == before + 1) {
-        table = static_cast<const std::byte*>(segments.back().iov_base);
-        last_first_ = table;
-      } else {
-        for (size_t i = before; i < segments.size(); ++i) {
-          const auto* piece = static_cast<const std::byte*>(segments[i].iov_base);
-          gathered.insert(gathered.end(), piece, piece + segments[i].iov_len);
-        }
-        table = gathered.data();
-      }
-      segments.resize(before);
+      table = reader_.table(chain, desc.addr, desc.len, gathered);
+      if (table == nullptr) return RingFault::kNotMapped;
+      if (gathered.empty()) last_first_ = table;
       table_length = static_cast<uint32_t>(desc.len / sizeof(SplitDesc));
       next = 0;
       in_indirect = true;
       continue;
     }
 
-    const bool writable = (desc.flags & kDescWrite) != 0;
-    if (!writable && chain.writable_bytes > 0) return RingFault::kBadOrder;
-    if (!translate(desc.addr, desc.len, *chain.segments)) return RingFault::kNotMapped;
-    if (writable) {
-      chain.writable_bytes += desc.len;
-    } else {
-      chain.readable_bytes += desc.len;
-      chain.readable = static_cast<uint32_t>(chain.segments->size());
-    }
-    if (chain.readable_bytes + chain.writable_bytes > kMaxRequestBytes) return RingFault::kTooLarge;
+    const RingFault fault = reader_.add(chain, desc.addr, desc.len, (desc.flags & kDescWrite) != 0);
+    if (fault != RingFault::kNone) return fault;
     if ((desc.flags & kDescNext) == 0) break;
     next = desc.next;
   }

@@ -10,40 +10,13 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
-#include <vector>
 
+#include "lib/vhost/chain.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/virtio/virtio.h"
 #include "lib/virtio/wire.h"
 
 namespace sluice::vhost {
-
-// Why a ring cannot be served any further.
-enum class RingFault : uint8_t {
-  kNone,
-  kAvailJump,      // the available index is further ahead than the ring is long
-  kBadDescriptor,  // a descriptor index is not in the ring or table
-  kChainTooLong,   // a chain is longer than the ring or the limit: it loops
-  kNotMapped,      // a buffer lies outside the guest's memory, or in too many pieces of it
-  kBadIndirect,    // an indirect table is empty, nested, not negotiated, not a multiple of 16 bytes, or continues
-  kBadOrder,       // a device-readable descriptor follows a device-writable one
-  kNoHeader,       // the request's header is incomplete
-  kNoStatus,       // there is no byte for the status
-  kTooLarge,       // more data than a request may have
-  kTooMany,        // more requests in flight than the ring has descriptors
-  kMemoryLost,     // the front end has cut off the guest's memory
-  kCallBlocked,    // the front end has made its call descriptor block
-};
-const char* to_string(RingFault fault);
-
-// A chain of descriptors, translated: first what the device reads, then what it writes.
-struct Chain {
-  uint16_t head = 0;
-  uint32_t readable = 0;                   // how many of the segments are device-readable
-  uint64_t readable_bytes = 0;             //
-  uint64_t writable_bytes = 0;             //
-  std::vector<iovec>* segments = nullptr;  // borrowed; cleared and filled by read_chain()
-};
 
 class SplitQueue {
  public:
@@ -83,10 +56,8 @@ class SplitQueue {
  private:
   uint16_t load_avail_index() const { return __atomic_load_n(&avail_->idx, __ATOMIC_ACQUIRE); }
   RingFault read_chain(Chain& chain);
-  bool translate(uint64_t guest_address, uint32_t length, std::vector<iovec>& out);
 
-  const MemoryMap* map_ = nullptr;
-  MemoryMap::Window window_;  // of map_: where the last address was found, and most likely the next one
+  ChainReader reader_;
   SplitDesc* desc_ = nullptr;
   SplitAvail* avail_ = nullptr;
   uint16_t* avail_ring_ = nullptr;

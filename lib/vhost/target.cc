@@ -44,7 +44,8 @@ Task<Result<>> Target::create_controller(ControllerOptions options) {
   // The name is taken from here on: others may ask for it while this waits.
   Entry& entry = *entries_.emplace(options.name, std::make_unique<Entry>()).first->second;
   entry.busy = true;
-  Result<> started = controller->open(bdevs_, options.bdev_name, options.readonly);
+  Result<> started =
+      controller->open(bdevs_, options.bdev_name, {.readonly = options.readonly, .packed_ring = options.packed_ring});
   if (started) started = co_await controller->start();
   if (!started) {
     co_await destroy(std::move(controller));

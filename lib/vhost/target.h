@@ -27,6 +27,7 @@ class Target {
     std::string bdev_name;
     CpuMask cpumask;  // empty: any core
     bool readonly = false;
+    bool packed_ring = false;  // packed virtqueues are offered, besides split ones
     // Lightweight threads of their own that its queues are spread over; 0: the controller's serves them all.
     uint32_t queue_threads = 0;
   };

@@ -303,6 +303,26 @@ TEST(VirtioBdev, ComesBackWhenTheTargetDoes) {
   EXPECT_THAT(exercise_all(user, 4, 64 << 10, 10), Each(-1));
 }
 
+// Asked for and offered: packed. When the target comes back without them, split.
+TEST(VirtioBdev, UsesPackedRingsWhereBothSidesWantThem) {
+  auto options = target_options();
+  options.packed_ring = true;
+  InProcessTarget target(options);
+  VirtioWorld world;
+  ASSERT_TRUE(world.attach({.name = "v0", .socket_path = target.socket_path(0), .vq_size = 64, .packed_ring = true})
+                  .has_value());
+  EXPECT_NE(world.info("v0").features & vhost::kFeatureRingPacked, 0U);
+  VirtioUser user(world, "v0");
+  EXPECT_THAT(exercise_all(user, 16, 192 << 10, 60), Each(-1));
+  EXPECT_EQ(target.info(0).sessions.at(0).queues.at(0).fault, vhost::RingFault::kNone);
+  EXPECT_TRUE(target.await(target.target().remove_controller("vhost.0")).has_value());
+  ASSERT_TRUE(wait_until([&] { return !world.info("v0").connected; }));
+  vhost::Target::ControllerOptions again{.name = "vhost.0", .bdev_name = "bdev0", .cpumask = {}};
+  EXPECT_TRUE(target.await(target.target().create_controller(std::move(again))).has_value());
+  ASSERT_TRUE(wait_until([&] { return world.info("v0").connected; }));
+  EXPECT_THAT(exercise_all(user, 4, 64 << 10, 20), Each(-1));
+}
+
 TEST(VirtioBdev, DetachesWhileTheBackEndIsAway) {
   InProcessTarget target(target_options());
   VirtioWorld world;

@@ -1,6 +1,7 @@
 #include "test/bdev/virtio_world.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 namespace sluice::test {
@@ -22,6 +23,7 @@ VirtioWorld::~VirtioWorld() {
 }
 
 Result<Bdev*> VirtioWorld::attach(VirtioBdevOptions options) {
+  if (std::getenv("SLUICE_TEST_PACKED") != nullptr) options.packed_ring = true;
   return await_on(*app_, module_.attach(*bdevs_, std::move(options)));
 }
 

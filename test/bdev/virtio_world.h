@@ -44,6 +44,7 @@ class VirtioWorld {
   BdevManager& bdevs() { return *bdevs_; }
   ThreadDirectory& threads() { return *threads_; }
 
+  // With SLUICE_TEST_PACKED set, packed rings are asked for.
   Result<Bdev*> attach(VirtioBdevOptions options);
   Result<> detach(const std::string& name);
   VirtioBdevInfo info(const std::string& name);

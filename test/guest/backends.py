@@ -23,8 +23,9 @@ START_TIMEOUT_S = 20
 class Disk:
     """`socket` is what a guest attaches to; `image` the file behind it, None for memory."""
 
-    def __init__(self, name, socket_path, image, size_bytes):
+    def __init__(self, name, socket_path, image, size_bytes, packed=False):
         self.name, self.socket, self.image, self.size_bytes = name, socket_path, image, size_bytes
+        self.packed = packed
 
 
 class Store(Disk):
@@ -45,6 +46,7 @@ class Backend:
     modes = ()  # what the `mode` argument and set_mode() take; empty: there is only one way to run
     has_memory_disks = False
     has_volumes = False
+    has_packed_rings = False
     tells_growth = False  # guests see a new size without a reboot
     keeps_requests = False  # requests in flight survive restart()
     breaks_all_disks = False  # break_disk() hits the other disks too
@@ -80,10 +82,10 @@ class Backend:
             when = 'died during the test' if died is not None else 'did not end cleanly on SIGTERM'
             raise GuestError(f'{self.kind} {when} (status {status}); see {self.log}:\n{common.tail(self.log)}')
 
-    def add_disk(self, name, size_bytes, in_memory=False):
-        """A new disk full of zeros, ready for a guest."""
+    def add_disk(self, name, size_bytes, in_memory=False, packed=False):
+        """A new disk full of zeros, ready for a guest; `packed`: packed virtqueues are offered."""
         image = None if in_memory else self._new_image(name, size_bytes)
-        disk = Disk(name, self._socket_path(name), image, size_bytes)
+        disk = Disk(name, self._socket_path(name), image, size_bytes, packed)
         self._export(disk)
         self._disks.append(disk)
         return disk
@@ -132,6 +134,7 @@ class SluiceBackend(Backend):
     modes = ('interrupt', 'poll', 'adaptive')
     has_memory_disks = True
     has_volumes = True
+    has_packed_rings = True
     tells_growth = True
     keeps_requests = True
 
@@ -190,7 +193,7 @@ class SluiceBackend(Backend):
             self._control.call('bdev_aio_create', name=disk.name, filename=str(disk.image), block_size=512)
         if isinstance(disk, Store):
             return
-        self._control.call('vhost_create_blk_controller', ctrlr=disk.socket.name, dev_name=disk.name)
+        self._control.call('vhost_create_blk_controller', ctrlr=disk.socket.name, dev_name=disk.name, packed_ring=disk.packed)
 
     def _start(self):
         self._spawn([self.require(), '-m', hex(sum(1 << core for core in self._cores)), '-S', self.directory, '-r', self.rpc_path,

@@ -30,12 +30,13 @@ class Qemu:
     """A running guest. `queues` is the number of virtqueues of each disk, and of virtual CPUs."""
 
     def __init__(self, sockets, name, machine='q35', queues=1, memory_mib=192, scenario=None, reconnect=False,
-                 console=None, loglevel=4, root=None):
+                 console=None, loglevel=4, root=None, packed=False):
         """Starts the guest; run() or wait_ready() wait for it. `scenario` runs first, without run().
 
         reconnect: QEMU comes back when the back end was restarted, instead of leaving a dead disk.
         console: a socket which gets the console's bytes too.
         loglevel: the least kernel message that reaches the console; 4 includes I/O errors.
+        packed: the guest may have packed virtqueues, if the back end offers them.
         root: the guest's root file system is on this disk ("vda"), not in memory; see image.root_directory().
         """
         self.name = name
@@ -49,7 +50,7 @@ class Qemu:
         monitor, monitor_end = socket.socketpair()
         given = [control_end, monitor_end] + ([console] if console else [])
         command = [*self._machine(MACHINES[machine], memory_mib, loglevel, scenario, root),
-                   *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect)]
+                   *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect, packed)]
         with open(self.qemu_log, 'wb') as log:
             log.write(f'$ {" ".join(command)}\n'.encode())
             log.flush()
@@ -162,11 +163,12 @@ class Qemu:
                 '-device', 'isa-serial,chardev=control',
                 '-chardev', f'socket,id=monitor,fd={monitor.fileno()}', '-mon', 'chardev=monitor,mode=control']
 
-    def _disks(self, sockets, reconnect):
+    def _disks(self, sockets, reconnect, packed):
         words = []
         for i, path in enumerate(sockets):
             words += ['-chardev', f'socket,id=disk{i},path={path}' + (',reconnect=1' if reconnect else ''),
-                      '-device', f'vhost-user-blk-pci,chardev=disk{i},num-queues={self.queues},id=blk{i}']
+                      '-device', f'vhost-user-blk-pci,chardev=disk{i},num-queues={self.queues},id=blk{i}'
+                      + (',packed=on' if packed else '')]
         return words
 
     def _next_line(self, deadline, wanted):

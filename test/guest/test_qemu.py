@@ -52,6 +52,18 @@ class QemuGuest(unittest.TestCase):
     def test_q35_with_two_queues_beside_microvm_with_one(self):
         self.check_side_by_side('pair-b', [('q35', 2), ('microvm', 1)])
 
+    def test_packed_rings(self):
+        if not self.backend.has_packed_rings:
+            self.skipTest(f'{self.backend.kind} has no packed rings')
+        with self.backend('packed') as backend:
+            disk = backend.add_disk('disk', SIZE_BYTES, packed=True)
+            with Qemu([disk.socket], 'packed', 'microvm', queues=2, packed=True) as guest:
+                guest.run('loop', limit_s=2, packed=1)
+                guest.reset()  # the rings begin anew
+                sums = guest.run('ext4')['sums']
+                guest.power_off()
+            verify_ext4(disk.image, sums)
+
     def test_synced_files_survive_reset_in_mid_write(self):
         with self.backend('reset') as backend:
             disk = backend.add_disk('disk', SIZE_BYTES)

@@ -168,7 +168,7 @@ class Methods(DaemonCase):
         self.assertEqual(controller['ctrlr'], 'vm0')
         self.assertEqual(pathlib.Path(controller['socket']), self.daemon.directory / 'vm0')
         self.assertEqual(controller['backend_specific']['block'],
-                         {'readonly': True, 'bdev': 'm0', 'transport': 'vhost_user_blk'})
+                         {'readonly': True, 'packed_ring': False, 'bdev': 'm0', 'transport': 'vhost_user_blk'})
         self.assertEqual(controller['sessions'], [])
         self.assertRegex(controller['cpumask'], '^0x[0-9a-f]+$')
         return pathlib.Path(controller['socket']).is_socket()
@@ -176,10 +176,15 @@ class Methods(DaemonCase):
     def test_virtio_disk(self):
         self.call('bdev_malloc_create', name='behind', block_size=512, num_blocks=2048)
         self.addCleanup(self.call, 'bdev_malloc_delete', name='behind')
-        self.call('vhost_create_blk_controller', ctrlr='behind', dev_name='behind')
+        self.call('vhost_create_blk_controller', ctrlr='behind', dev_name='behind', packed_ring=True)
         self.addCleanup(self.call, 'vhost_delete_controller', ctrlr='behind')
-        socket = str(self.call('vhost_get_controllers', name='behind')[0]['socket'])
-        attach = {'name': 'front', 'trtype': 'user', 'traddr': socket, 'dev_type': 'blk'}
+        controller, = self.call('vhost_get_controllers', name='behind')
+        self.assertIs(controller['backend_specific']['block']['packed_ring'], True)
+        self.assertIn({'method': 'vhost_create_blk_controller',
+                       'params': {'ctrlr': 'behind', 'dev_name': 'behind', 'readonly': False, 'packed_ring': True}},
+                      self.call('framework_get_config', name='vhost_blk'))
+        socket = str(controller['socket'])
+        attach = {'name': 'front', 'trtype': 'user', 'traddr': socket, 'dev_type': 'blk', 'packed_ring': True}
         self.assertEqual(self.call('bdev_virtio_attach_controller', **attach, vq_size=128), ['front'])
         bdev, = self.call('bdev_get_bdevs', name='front')
         self.assertEqual((bdev['product_name'], bdev['block_size'], bdev['num_blocks']), ('VirtioBlk Disk', 512, 2048))
@@ -187,6 +192,7 @@ class Methods(DaemonCase):
         virtio = bdev['driver_specific']['virtio']
         self.assertEqual((virtio['type'], virtio['socket'], virtio['vq_size']), ('user', socket, 128))
         self.assertTrue(virtio['connected'])
+        self.assertTrue(int(virtio['features'], 16) & 1 << 34, 'packed rings were asked for')
         config = self.call('framework_get_config', name='bdev')
         self.assertIn({'method': 'bdev_virtio_attach_controller', 'params': {**attach, 'vq_size': 128}}, config)
         self.assert_refused(-EEXIST, 'exists', 'bdev_virtio_attach_controller', **attach)

@@ -36,7 +36,7 @@ class CoalescingTest : public testing::Test {
     disk_ = made.get();
     CHECK(bdevs_.add(std::move(made)).has_value());
     handle_ = bdevs_.open("disk", BdevAccess::kWrite, events_, "test").value();
-    device_ = std::make_unique<vhost::BlkDevice>("disk", *disk_, false);
+    device_ = std::make_unique<vhost::BlkDevice>("disk", *disk_, vhost::BlkDevice::Options{.readonly = false});
     vhost::MemoryMap map;
     const UniqueFd fd(::dup(memory_.fd()));
     for (const auto& region : memory_.regions()) map = map.with(region, fd, {}).value();

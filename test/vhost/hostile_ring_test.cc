@@ -1,4 +1,5 @@
-// A guest that breaks its ring: only that queue stops, and it can be set up anew.
+// A guest that breaks its split ring (packed_queue_test.cc has the other kind): only that queue stops, and it can be
+// set up anew.
 #include <unistd.h>
 
 #include <functional>
@@ -218,7 +219,7 @@ const Attack kAttacks[] = {
 class VhostHostileRing : public TargetFixture, public ::testing::WithParamInterface<Attack> {
  public:
   void start() {
-    session_ = running({.num_queues = 2});
+    session_ = running({.num_queues = 2, .leave_features = vhost::kFeatureRingPacked});
     ASSERT_FALSE(HasFailure());
   }
   // Descriptors 0, 1, ... are the attack's: the helpers of the driver are not used on this queue any more.
@@ -259,8 +260,7 @@ TEST_P(VhostHostileRing, CostsOnlyItsQueue) {
   EXPECT_TRUE(session_->front_end().fence()) << session_->error();
   // The guest's driver resets the device.
   ASSERT_TRUE(session_->stop_ring(0)) << session_->error();
-  session_->blk(0).reset();
-  session_->set_base(0, 0);
+  session_->renew_ring();
   ASSERT_TRUE(session_->start_ring(0)) << session_->error();
   ASSERT_TRUE(session_->enable_all(true)) << session_->error();
   expect_io_works(*session_, 0, 3);
@@ -283,7 +283,7 @@ class VhostBrokenRing : public TargetFixture {};
 
 // "VHOST_USER_SET_VRING_ERR": the descriptor "to signal when error occurs".
 TEST_F(VhostBrokenRing, SignalsTheErrDescriptor) {
-  auto session = running({.num_queues = 2});
+  auto session = running({.num_queues = 2, .leave_features = vhost::kFeatureRingPacked});
   ASSERT_FALSE(HasFailure());
   session->ring(0).publish_head(0xffff);
   session->ring(0).publish();
@@ -307,7 +307,7 @@ TEST_F(VhostBrokenRing, UnnegotiatedIndirectDescriptorsHurtNobodyElse) {
 // Requests that are in flight when the ring breaks are completed, each once.
 TEST_F(VhostBrokenRing, CompletesWhatIsInFlight) {
   SKIP_UNLESS_IN_PROCESS();
-  auto session = running({.num_queues = 2});
+  auto session = running({.num_queues = 2, .leave_features = vhost::kFeatureRingPacked});
   ASSERT_FALSE(HasFailure());
   auto& blk = session->blk(0);
   hold_io();
@@ -332,7 +332,7 @@ TEST_F(VhostBrokenRing, CompletesWhatIsInFlight) {
 
 // A guest that rewrites descriptors and the header all the time gets what it deserves and nobody else does.
 TEST_F(VhostBrokenRing, SurvivesMemoryThatChangesMeanwhile) {
-  auto session = running({.num_queues = 2});
+  auto session = running({.num_queues = 2, .leave_features = vhost::kFeatureRingPacked});
   ASSERT_FALSE(HasFailure());
   auto& memory = session->memory();
   auto& ring = session->ring(0);
@@ -361,8 +361,7 @@ TEST_F(VhostBrokenRing, SurvivesMemoryThatChangesMeanwhile) {
     if (round % 50 == 49) {
       expect_io_works(*session, 1, static_cast<uint32_t>(round));
       if (!session->stop_ring(0)) FAIL() << session->error();
-      session->blk(0).reset();
-      session->set_base(0, 0);
+      session->renew_ring();
       ASSERT_TRUE(session->start_ring(0)) << session->error();
     }
   }

@@ -56,6 +56,7 @@ InProcessTarget::~InProcessTarget() {
 }
 
 Task<> InProcessTarget::set_up(const Options& options) {
+  const bool packed = options.packed_ring || std::getenv("SLUICE_TEST_PACKED") != nullptr;
   for (unsigned i = 0; i < options.num_controllers; ++i) {
     auto bdev = std::make_unique<HeldBdev>(name_of("bdev", i), options.size_bytes, options.block_size);
     bdevs_in_use_.push_back(bdev.get());
@@ -64,6 +65,7 @@ Task<> InProcessTarget::set_up(const Options& options) {
                                                 .bdev_name = name_of("bdev", i),
                                                 .cpumask = {},
                                                 .readonly = options.readonly,
+                                                .packed_ring = packed,
                                                 .queue_threads = restless_ ? kQueueThreads : 0U};
     auto created = co_await target_->create_controller(std::move(controller));
     CHECK(created.has_value());

@@ -1,6 +1,7 @@
 // InProcessTarget: a vhost target in the test's own process: a reactor, and controllers vhost.0, vhost.1, ... each on a
 // HeldBdev of its own.
 //
+// With SLUICE_TEST_PACKED set, packed rings are offered by all of them.
 // With SLUICE_TEST_RESTLESS set there are two reactors if there are two cores, each controller's queues are spread over
 // two threads, and all threads are moved about all the time.
 // Thread: the test's own; calls wait until the target's threads have done what was asked.
@@ -25,6 +26,7 @@ class InProcessTarget {
     uint64_t size_bytes;
     uint32_t block_size;
     bool readonly;
+    bool packed_ring = false;
     unsigned num_controllers;
     PollMode mode = PollMode::kInterrupt;
   };

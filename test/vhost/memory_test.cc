@@ -262,8 +262,7 @@ TEST_F(VhostMemory, RemovingTheRingsOwnMemoryCostsOnlyThatRing) {
   // Given back, the ring can be started again.
   if (fe().get_vring_base(0)) {
     EXPECT_EQ(add(memory().regions()[kHigh]), Verdict::kAccepted);
-    session_->blk().reset();
-    session_->set_base(0, 0);
+    session_->renew_ring();
     start_ring();
     expect_io_works(*session_);
   }

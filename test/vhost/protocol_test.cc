@@ -110,7 +110,7 @@ TEST_F(VhostProtocol, AcksEachSetMessageExactlyOnce) {
                        repeat(memory.fd(), memory.regions().size())),
             Verdict::kAccepted);
   EXPECT_EQ(fe().judge(Request::kSetVringNum, bytes_of(VringState{0, ring.size()})), Verdict::kAccepted);
-  EXPECT_EQ(fe().judge(Request::kSetVringBase, bytes_of(VringState{0, 0})), Verdict::kAccepted);
+  EXPECT_EQ(fe().judge(Request::kSetVringBase, bytes_of(VringState{0, session_->base()})), Verdict::kAccepted);
   EXPECT_EQ(fe().judge(Request::kSetVringAddr, bytes_of(ring.vring_addr(0))), Verdict::kAccepted);
   for (auto [request, fd] : {std::pair{Request::kSetVringCall, ring.call_fd()},
                              {Request::kSetVringErr, ring.err_fd()},

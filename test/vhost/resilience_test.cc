@@ -236,6 +236,7 @@ TEST_P(VhostBlockingDescriptor, OfCallsCostsOnlyItsRing) {
 TEST_P(VhostBlockingDescriptor, OfErrorsBlocksNobody) {
   give(Request::kSetVringErr);
   ASSERT_FALSE(HasFailure());
+  SKIP_UNLESS(!session_->has(vhost::kFeatureRingPacked));
   session_->ring(0).set_avail_idx(1000);
   session_->ring(0).kick_always();
   EXPECT_TRUE(eventually([&] { return queue().fault == RingFault::kAvailJump; }));
@@ -297,6 +298,7 @@ TEST_F(VhostTinyRegions, HoldBuffersWithinTheLimitOfPieces) {
 TEST_F(VhostTinyRegions, StopTheRingBeyondTheLimitOfPieces) {
   static_assert(6 * kTiny > vhost::kMaxSegments);
   const uint64_t before = iostat().of(IoType::kRead).ops;
+  SKIP_UNLESS(!session_->has(vhost::kFeatureRingPacked));
   // The largest a ring can hold, as often as the ring allows: gigabytes, if it were translated.
   const uint16_t head = add(1020, 1020 * kTiny);
   for (int i = 0; i < 1000; i++) session_->ring(0).publish_head(head);

@@ -231,7 +231,7 @@ TEST_F(VhostRingState, GetVringBaseStopsOnlyItsRing) {
   expect_io_works(*session_, 1);
   auto base = fe().get_vring_base(0);
   ASSERT_TRUE(base) << session_->error();
-  EXPECT_EQ(*base, ring(0).avail_idx());
+  EXPECT_EQ(*base, ring(0).base());
   blk(0).submit(read_request(0, 512));
   ring(0).kick_always();
   expect_unserved(0);
@@ -244,7 +244,7 @@ TEST_F(VhostRingState, RestartContinuesWhereItStopped) {
   for (uint32_t round = 0; round < 5; round++) {
     expect_io_works(*session_, 0, round);
     ASSERT_TRUE(session_->stop_ring(0)) << session_->error();
-    EXPECT_EQ(session_->base(), ring().avail_idx());
+    EXPECT_EQ(session_->base(), ring().base());
     blk().submit(read_request(0, 512));
     expect_unserved();
     ASSERT_TRUE(session_->start_ring(0)) << session_->error();
@@ -266,7 +266,8 @@ TEST_F(VhostRingState, StartsAtTheBaseThatWasSetAndWrapsAround) {
   for (uint32_t i = 0; i < 10; i++) expect_io_works(*session_, 0, i);
   EXPECT_EQ(ring().used_idx(), static_cast<uint16_t>(65530 + 20));
   ASSERT_TRUE(session_->stop_ring(0)) << session_->error();
-  EXPECT_EQ(session_->base(), 14U);
+  EXPECT_EQ(session_->base(), ring().base());
+  if (!session_->has(vhost::kFeatureRingPacked)) EXPECT_EQ(session_->base(), 14U);
 }
 
 TEST_F(VhostRingState, GetVringBaseWaitsForRequestsInFlightAndForNobodyElse) {
@@ -287,7 +288,7 @@ TEST_F(VhostRingState, GetVringBaseWaitsForRequestsInFlightAndForNobodyElse) {
   ASSERT_TRUE(reply);
   auto state = reply->as<VringState>();
   ASSERT_TRUE(state);
-  EXPECT_EQ(state->num, 3U);
+  EXPECT_EQ(state->num, ring().base());
   EXPECT_EQ(ring().used_idx(), 3) << "all must be complete when the answer arrives";
 }
 
@@ -316,7 +317,7 @@ TEST_F(VhostRingState, StatusZeroDoesNotResetRings) {
   ASSERT_TRUE(fe().set_u64(Request::kSetStatus, 0));
   auto base = fe().get_vring_base(0);
   ASSERT_TRUE(base) << session_->error();
-  EXPECT_EQ(*base, ring().avail_idx());
+  EXPECT_EQ(*base, ring().base());
 }
 
 // "VHOST_USER_GET_STATUS" answers what SET_STATUS set.
@@ -339,8 +340,7 @@ TEST_F(VhostRingState, ResetDeviceStopsAllRingsAndKeepsTheSession) {
   ring(0).kick_always();
   expect_unserved(0);
   for (uint32_t i = 0; i < 2; i++) {
-    blk(i).reset();
-    session_->set_base(i, 0);
+    session_->renew_ring(i);
   }
   ASSERT_TRUE(session_->start()) << session_->error();
   for (uint32_t i = 0; i < 2; i++) expect_io_works(*session_, i);
@@ -389,10 +389,12 @@ TEST_F(VhostRingState, NeverRunsARingAtAnImpossibleAddress) {
                         {"used over the end", &vhost::VringAddr::used, ((8 << 20) - 8192)},
                         {"desc wraps", &vhost::VringAddr::desc, ~uint64_t{0x7f76'ffff'ffff}}};
   for (const auto& one : cases) {
-    open({.num_queues = 2});
+    // There is a structure of four bytes only in a packed ring's place.
+    const bool fits_if_packed = std::string_view(one.what) == "used over the end";
+    open({.num_queues = 2, .leave_features = fits_if_packed ? vhost::kFeatureRingPacked : 0});
     configure();
     ASSERT_TRUE(fe().set_vring_num(0, ring().size()));
-    ASSERT_TRUE(fe().set_vring_base(0, 0));
+    ASSERT_TRUE(fe().set_vring_base(0, ring().base()));
     vhost::VringAddr addr = ring().vring_addr(0);
     addr.*one.field += one.change;
     blk().add(read_request(0, 512));

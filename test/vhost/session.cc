@@ -44,9 +44,9 @@ uint64_t unwanted_features(Dialect dialect) {
 
 uint64_t driver_features() {
   using namespace vhost;
-  return kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureProtocolFeatures | kBlkFeatureSizeMax |
-         kBlkFeatureSegMax | kBlkFeatureRo | kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
-         kBlkFeatureConfigWce | kBlkFeatureMq | kBlkFeatureDiscard | kBlkFeatureWriteZeroes;
+  return kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureRingPacked | kFeatureProtocolFeatures |
+         kBlkFeatureSizeMax | kBlkFeatureSegMax | kBlkFeatureRo | kBlkFeatureBlkSize | kBlkFeatureFlush |
+         kBlkFeatureTopology | kBlkFeatureConfigWce | kBlkFeatureMq | kBlkFeatureDiscard | kBlkFeatureWriteZeroes;
 }
 
 const char* to_string(Dialect dialect) {
@@ -161,10 +161,11 @@ void Session::make_queues() {
   for (size_t i = 0; i < count; i++) {
     Queue queue;
     queue.ring = std::make_unique<RingDriver>(memory_, RingDriver::Options{.size = options_.queue_size,
+                                                                           .packed = has(vhost::kFeatureRingPacked),
                                                                            .event_idx = has(vhost::kFeatureEventIdx),
                                                                            .start_index = options_.start_index});
     queue.blk = std::make_unique<BlkDriver>(memory_, *queue.ring);
-    queue.base = options_.start_index;
+    queue.base = queue.ring->base();
     queues_.push_back(std::move(queue));
   }
 }

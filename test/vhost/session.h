@@ -41,7 +41,7 @@ struct SessionOptions {
   uint16_t queue_size = 128;
   uint64_t leave_features = 0;  // not to be negotiated, though offered
   uint64_t leave_protocol = 0;
-  uint16_t start_index = 0;  // SET_VRING_BASE of new rings
+  uint16_t start_index = 0;  // of new rings: see RingDriver::Options
   std::vector<vhost::MemoryRegion> layout = GuestMemory::default_layout();
 };
 
@@ -75,6 +75,11 @@ class Session {
   BlkDriver& blk(size_t i = 0) { return *queues_[i].blk; }
   uint32_t base(size_t i = 0) const { return queues_[i].base; }
   void set_base(size_t i, uint32_t base) { queues_[i].base = base; }
+  // The guest's driver begins anew with this ring.
+  void renew_ring(size_t i = 0) {
+    blk(i).reset();
+    set_base(i, ring(i).base());
+  }
   BackendChannel* backend_channel() { return backend_channel_.get(); }
   const vhost::BlkConfig& config() const { return config_; }
   uint64_t offered() const { return offered_; }

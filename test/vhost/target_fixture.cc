@@ -38,6 +38,7 @@ void TargetFixture::SetUp() {
     target_ = std::make_unique<Target>(InProcessTarget::Options{.size_bytes = options_.size_bytes,
                                                                 .block_size = options_.block_size,
                                                                 .readonly = options_.readonly,
+                                                                .packed_ring = options_.packed_ring,
                                                                 .num_controllers = options_.num_controllers});
     for (unsigned i = 0; i < options_.num_controllers; ++i) sockets_.push_back(target_->socket_path(i));
     return;

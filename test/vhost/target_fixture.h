@@ -36,6 +36,7 @@ struct TargetOptions {
   uint64_t size_bytes = 16 << 20;
   uint32_t block_size = 512;
   bool readonly = false;
+  bool packed_ring = false;  // also with SLUICE_TEST_PACKED set
   uint16_t num_queues = 4;
   unsigned num_controllers = 2;  // each with a socket and a bdev of its own
 };

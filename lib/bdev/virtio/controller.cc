@@ -31,7 +31,7 @@ Task<Result<>> Controller::connect() {
   config_changed_ = false;
   FrontEnd::Events& events = *this;
   front_end_ = std::make_unique<FrontEnd>(thread_, std::move(*socket), events);
-  auto device = co_await front_end_->negotiate(options_.vq_size);
+  auto device = co_await front_end_->negotiate(options_.vq_size, options_.packed_ring);
   if (!device) co_return std::unexpected(device.error());
   present_ = *device;
   co_return Result<>{};

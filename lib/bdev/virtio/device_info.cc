@@ -26,9 +26,9 @@ Result<uint32_t> block_size_of(const vhost::BlkConfig& config, uint64_t features
 
 uint64_t DeviceInfo::wanted_features() {
   return vhost::kFeatureVersion1 | vhost::kFeatureProtocolFeatures | vhost::kFeatureIndirectDesc |
-         vhost::kFeatureEventIdx | vhost::kBlkFeatureSizeMax | vhost::kBlkFeatureSegMax | vhost::kBlkFeatureRo |
-         vhost::kBlkFeatureBlkSize | vhost::kBlkFeatureFlush | vhost::kBlkFeatureTopology | vhost::kBlkFeatureMq |
-         vhost::kBlkFeatureDiscard | vhost::kBlkFeatureWriteZeroes;
+         vhost::kFeatureEventIdx | vhost::kFeatureRingPacked | vhost::kBlkFeatureSizeMax | vhost::kBlkFeatureSegMax |
+         vhost::kBlkFeatureRo | vhost::kBlkFeatureBlkSize | vhost::kBlkFeatureFlush | vhost::kBlkFeatureTopology |
+         vhost::kBlkFeatureMq | vhost::kBlkFeatureDiscard | vhost::kBlkFeatureWriteZeroes;
 }
 
 uint32_t DeviceInfo::bounce_bytes() const { return std::min(max_segment_bytes, kBounceChunkBytes); }

@@ -131,7 +131,7 @@ Task<Result<uint64_t>> FrontEnd::ask_u64(Request request) {
 
 // --- The device ---
 
-Task<Result<DeviceInfo>> FrontEnd::negotiate(uint32_t queue_size) {
+Task<Result<DeviceInfo>> FrontEnd::negotiate(uint32_t queue_size, bool packed_ring) {
   if (auto started = connection_.start(thread_); !started) co_return std::unexpected(started.error());
   CHECK(gate_.spawn(read_replies()));
   if (auto told = co_await tell(Request::kSetOwner, {}); !told) co_return std::unexpected(told.error());
@@ -157,6 +157,8 @@ Task<Result<DeviceInfo>> FrontEnd::negotiate(uint32_t queue_size) {
   }
   if (auto opened = co_await open_backend_channel(); !opened) co_return std::unexpected(opened.error());
   features_ = *offered & DeviceInfo::wanted_features();
+  // Our packed rings hold indirect tables only.
+  if (!packed_ring || (features_ & vhost::kFeatureIndirectDesc) == 0) features_ &= ~vhost::kFeatureRingPacked;
   auto device = co_await read_config(queue_size);
   if (!device) co_return device;
   if (!device->has(vhost::kBlkFeatureMq)) device->num_queues = UINT16_MAX;  // GET_QUEUE_NUM alone tells
@@ -209,7 +211,7 @@ Task<Result<>> FrontEnd::start(const SharedMemory& memory, std::span<const std::
   const int fd = memory.fd();
   if (auto told = co_await tell(Request::kSetMemTable, payload_bytes(table), std::span(&fd, 1)); !told) co_return told;
   for (const auto& queue : queues) {
-    queue->reset_ring(device.has(vhost::kFeatureEventIdx));
+    queue->reset_ring(device);
     if (auto started = co_await start_queue(*queue); !started) co_return started;
   }
   for (const auto& queue : queues) {
@@ -224,7 +226,7 @@ Task<Result<>> FrontEnd::start(const SharedMemory& memory, std::span<const std::
 Task<Result<>> FrontEnd::start_queue(const VirtioQueue& queue) {
   const vhost::VringState size{.index = queue.index(), .num = queue.size()};
   if (auto told = co_await tell(Request::kSetVringNum, payload_bytes(size)); !told) co_return told;
-  const vhost::VringState base{.index = queue.index(), .num = 0};
+  const vhost::VringState base{.index = queue.index(), .num = queue.base()};
   if (auto told = co_await tell(Request::kSetVringBase, payload_bytes(base)); !told) co_return told;
   const vhost::VringAddr addresses = queue.addresses();
   if (auto told = co_await tell(Request::kSetVringAddr, payload_bytes(addresses)); !told) co_return told;

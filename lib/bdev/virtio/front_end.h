@@ -36,9 +36,10 @@ class FrontEnd {
 
   FrontEnd(LwThread& thread, UniqueFd socket, Events& events);
 
-  // Makes the device known: SET_OWNER, features, number of queues, configuration space.
+  // Makes the device known: SET_OWNER, features, number of queues, configuration space. `packed_ring`: packed rings, if
+  // the back end has them.
   // Errors: ENOTSUP (the back end lacks what we need); EPROTO (its answers make no sense); ETIMEDOUT; ECONNRESET.
-  Task<Result<DeviceInfo>> negotiate(uint32_t queue_size);
+  Task<Result<DeviceInfo>> negotiate(uint32_t queue_size, bool packed_ring);
   // Shares the memory and starts the rings. After negotiate(). Errors: the same; ECONNREFUSED (it has refused a step).
   Task<Result<>> start(const SharedMemory& memory, std::span<const std::unique_ptr<VirtioQueue>> queues,
                        const DeviceInfo& device);

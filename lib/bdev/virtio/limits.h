@@ -32,7 +32,7 @@ inline constexpr uint64_t kLastRetryNs = kNsPerSec;
 inline constexpr uint64_t kDetachNs = 5 * kNsPerSec;
 
 static_assert(kMaxQueues <= vhost::kVringIndexMask + 1);
-static_assert(kMaxQueueSize <= vhost::kMaxSplitQueueSize);
+static_assert(kMaxQueueSize <= vhost::kMaxSplitQueueSize && kMaxQueueSize <= vhost::kMaxPackedQueueSize);
 static_assert((kMaxSegments + 2) * sizeof(vhost::SplitDesc) == 4096);
 static_assert(kMaxTransferBytes % kBounceChunkBytes == 0);
 // Header, status and one segment at least.

@@ -138,6 +138,7 @@ std::optional<VirtioBdevInfo> VirtioModule::info(const Bdev& bdev) {
                       .vq_count = static_cast<uint32_t>(controller.queues().size()),
                       .vq_size = options.vq_size,
                       .vq_count_chosen = options.vq_count != 0,
+                      .packed_ring_chosen = options.packed_ring,
                       .connected = controller.state() == virtio::State::kConnected,
                       .reconnects = controller.reconnects(),
                       .features = controller.device().features,

@@ -29,8 +29,9 @@ inline constexpr const char* kVirtioProductName = "VirtioBlk Disk";
 struct VirtioBdevOptions {
   std::string name;  // of the bdev
   std::string socket_path;
-  uint32_t vq_count = 0;   // 0: one for each host, as far as the back end has them
-  uint32_t vq_size = 256;  // a power of two, 8 to 1024
+  uint32_t vq_count = 0;     // 0: one for each host, as far as the back end has them
+  uint32_t vq_size = 256;    // a power of two, 8 to 1024
+  bool packed_ring = false;  // packed virtqueues, if the back end has them
 };
 
 // What is to be told of an attached device.
@@ -40,6 +41,7 @@ struct VirtioBdevInfo {
   uint32_t vq_count = 0;
   uint32_t vq_size = 0;
   bool vq_count_chosen = false;  // it was asked for, not found
+  bool packed_ring_chosen = false;
   bool connected = false;
   uint64_t reconnects = 0;
   uint64_t features = 0;

@@ -88,9 +88,9 @@ class VirtioQueue::ChainBuilder {
     flags |= vhost::kDescNext;
     const uint64_t address = queue_.memory_->address_of(place);
     if (indirect_) {
-      table_[count_] = {.addr = address, .len = length, .flags = flags, .next = static_cast<uint16_t>(count_ + 1)};
+      table_[count_] = queue_.ring_.table_entry(address, length, flags, count_);
     } else {
-      queue_.ring_.set(index_, address, length, flags, queue_.ring_.next());
+      queue_.ring_.set_direct(index_, address, length, flags, queue_.ring_.next());
       index_ = queue_.ring_.take();
     }
     ++count_;
@@ -99,12 +99,11 @@ class VirtioQueue::ChainBuilder {
   uint16_t add_status() {
     const uint64_t address = queue_.memory_->address_of(&queue_.statuses_[head_]);
     if (!indirect_) {
-      queue_.ring_.set(index_, address, 1, vhost::kDescWrite, 0);
+      queue_.ring_.set_direct(index_, address, 1, vhost::kDescWrite, 0);
       return static_cast<uint16_t>(count_ + 1);
     }
-    table_[count_] = {.addr = address, .len = 1, .flags = vhost::kDescWrite, .next = 0};
-    queue_.ring_.set(head_, queue_.memory_->address_of(table_), (count_ + 1U) * sizeof(SplitDesc), vhost::kDescIndirect,
-                     0);
+    table_[count_] = queue_.ring_.table_entry(address, 1, vhost::kDescWrite, count_);
+    queue_.ring_.set_indirect(head_, queue_.memory_->address_of(table_), (count_ + 1U) * sizeof(SplitDesc));
     return 1;
   }
 
@@ -127,7 +126,7 @@ constexpr uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 
 // Where the parts of a queue's memory lie.
 struct MemoryLayout {
   explicit MemoryLayout(uint64_t size)
-      : areas(round_up(SplitRing::Layout(size).bytes, 128)),
+      : areas(round_up(DriverRing::Layout(size).bytes, 128)),
         statuses(areas + size * 64),
         ranges(statuses + round_up(size, 128)),
         tables(round_up(ranges + size * sizeof(vhost::BlkDiscardSegment), 4096)),
@@ -188,7 +187,7 @@ VirtioQueue::VirtioQueue(uint32_t index, uint16_t size, std::shared_ptr<SharedMe
 VirtioQueue::~VirtioQueue() { CHECK(channels_ == 0 && in_flight_ == 0 && waiting_.empty()); }
 
 vhost::VringAddr VirtioQueue::addresses() const {
-  const SplitRing::Layout layout(size_);
+  const DriverRing::Layout layout(size_);
   const uint64_t start = memory_->address_of(ring_memory_.data());
   return {.index = index_, .desc = start, .used = start + layout.used, .avail = start + layout.avail};
 }
@@ -197,9 +196,9 @@ std::span<std::byte> VirtioQueue::chunk(uint16_t index) const {
   return bounce_memory_.subspan(size_t{index} * kBounceChunkBytes, kBounceChunkBytes);
 }
 
-void VirtioQueue::reset_ring(bool event_idx) {
+void VirtioQueue::reset_ring(const DeviceInfo& device) {
   CHECK(!up_ && in_flight_ == 0);
-  ring_.reset(ring_memory_, size_, event_idx);
+  ring_.reset(ring_memory_, size_, device.has(vhost::kFeatureEventIdx), device.has(vhost::kFeatureRingPacked));
   // A cold poller, too, is asked for no calls until it sleeps the next time.
   ring_.disable_calls();
 }

@@ -22,8 +22,8 @@
 #include "lib/base/unique_fd.h"
 #include "lib/bdev/block_io.h"
 #include "lib/bdev/virtio/device_info.h"
+#include "lib/bdev/virtio/driver_ring.h"
 #include "lib/bdev/virtio/shared_memory.h"
-#include "lib/bdev/virtio/split_ring.h"
 #include "lib/thread/poller.h"
 #include "lib/thread/thread_host.h"
 #include "lib/virtio/wire.h"
@@ -72,8 +72,10 @@ class VirtioQueue final : public Poller {
   int call_fd() const { return call_.get(); }
   vhost::VringAddr addresses() const;
 
-  // Empties the ring. While it is down, before the back end is given it.
-  void reset_ring(bool event_idx);
+  // Empties the ring, and makes it of the kind that was negotiated. While it is down, before the back end is given it.
+  void reset_ring(const DeviceInfo& device);
+  // Where the back end begins with it.
+  uint32_t base() const { return ring_.base(); }
   // The back end serves the ring from now on.
   void go_up(const DeviceInfo& device);
   // What is in flight fails, and so does all that is submitted until it goes up again.
@@ -99,7 +101,7 @@ class VirtioQueue final : public Poller {
               UniqueFd call, std::span<std::byte> ring_memory, std::span<std::byte> bounce_memory);
 
   bool poll() override;
-  bool pure_poll() override { return up_ && ring_.used_count() > 0; }
+  bool pure_poll() override { return up_ && ring_.has_used(); }
   bool try_sleep() override;
   void wake_up() override;
 
@@ -145,7 +147,7 @@ class VirtioQueue final : public Poller {
   bool up_ = false;
   DeviceInfo device_;
   bool indirect_ = false;
-  SplitRing ring_;
+  DriverRing ring_;
   uint32_t in_flight_ = 0;
   std::unique_ptr<Slot[]> slots_;  // by the chain's head
   std::unique_ptr<uint16_t[]> chunk_links_;

@@ -184,7 +184,10 @@ size_of() { case $1 in 512) echo 512 ;; 4k) echo 4096 ;; 64k) echo 65536 ;; 1M) 
 
 # Writes and verifies without end (until limit_s), and says so after each pass: two workers, so that
 # requests overlap. A pass has data of its own: an old pass's data is a mismatch.
+# packed=0|1: what kind of rings the device must have.
 scenario_loop() {
+  bit=$(cut -c35 "$sys/device/features")  # RING_PACKED, 34, of what was negotiated
+  [ "$bit" = "${packed:-$bit}" ] || fail "RING_PACKED is $bit, not $packed"
   end=$(($(now_s) + ${limit_s:-10}))
   pass=0
   while [ "$(now_s)" -lt $end ]; do

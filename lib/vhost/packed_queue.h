@@ -1,0 +1,96 @@
+// PackedQueue: the device's side of a packed virtqueue in guest memory, in the role that SplitQueue has for a split
+// one: descriptors, what is available and what is used share one ring, through which both sides go round.
+//
+// Thread:     the queue's.
+// Ownership:  borrows the map that attach() is given, until it is given another one. The guest may change its memory at
+//             any moment: what is acted upon is read once, then checked.
+// Invariants: (1) no two chains in flight have the same id. (2) positions lie within the ring.
+// Source:     virtio 1.3, "Packed Virtqueues"; Vhost-user Protocol, "A vring state description", for the base.
+#pragma once
+
+#include <bitset>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "lib/vhost/chain.h"
+#include "lib/vhost/limits.h"
+#include "lib/virtio/virtio.h"
+#include "lib/virtio/wire.h"
+
+namespace sluice::vhost {
+
+class PackedQueue {
+ public:
+  // Points the queue at its ring and the two event structures; it goes on at `base`, if there is one, which has the
+  // form of SET_VRING_BASE. False, with the queue as it was, if an address is misaligned or not mapped, or the queue
+  // would go on outside the ring.
+  bool attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features,
+              std::optional<uint32_t> base = std::nullopt);
+
+  // Where the queue goes on; survives attach().
+  uint32_t base() const { return avail_.encoded() | uint32_t{used_.encoded()} << 16; }
+  // A ring that broke has taken a chain that it never gave back. Requires: nothing else is in flight.
+  void forget_in_flight() { in_flight_.reset(); }
+
+  // How many chains are available, up to a batch: the driver may still be writing what lies beyond, and they have to be
+  // counted one by one. Has the processor fetch what each begins with: one miss should not wait for the other.
+  uint16_t look() const;
+  bool has_work() const {
+    return is_available(__atomic_load_n(&ring_[avail_.offset].flags, __ATOMIC_ACQUIRE), avail_.wrap);
+  }
+  // Takes the next available chain. Requires has_work().
+  RingFault pop(Chain& chain);
+
+  // Notes a chain as used; the driver sees it after publish().
+  void push_used(const Chain& chain, uint32_t written);
+  // Shows the driver all used chains; true if it wants to be notified of them.
+  bool publish();
+
+  // Asks the driver for kicks; true if chains are available all the same.
+  bool enable_kicks();
+  void disable_kicks();
+
+ private:
+  // A place in the ring, and the wrap counter of the round in which it is reached.
+  struct Position {
+    uint16_t offset = 0;
+    bool wrap = true;
+
+    uint16_t encoded() const { return static_cast<uint16_t>(offset | (wrap ? kPackedWrapBit : 0)); }
+    static Position decode(uint16_t value) {
+      return {.offset = static_cast<uint16_t>(value & ~kPackedWrapBit), .wrap = (value & kPackedWrapBit) != 0};
+    }
+    // Requires: count <= size.
+    void advance(uint32_t count, uint32_t size) {
+      const uint32_t next = offset + count;
+      const bool over = next >= size;
+      offset = static_cast<uint16_t>(over ? next - size : next);
+      wrap = wrap != over;
+    }
+    // Counted from where the ring began, in two rounds.
+    uint32_t linear(uint32_t size) const { return offset + (wrap ? 0 : size); }
+  };
+
+  static bool is_available(uint16_t flags, bool wrap) {
+    return ((flags & kPackedDescAvail) != 0) == wrap && ((flags & kPackedDescUsed) != 0) != wrap;
+  }
+  RingFault read_chain(Chain& chain, Position& at);
+  RingFault read_table(Chain& chain, const PackedDesc& desc);
+
+  ChainReader reader_;
+  PackedDesc* ring_ = nullptr;
+  const uint32_t* driver_event_ = nullptr;  // each a PackedEvent, read and written as a whole
+  uint32_t* device_event_ = nullptr;
+  uint16_t size_ = 0;
+  bool event_idx_ = false;
+  bool indirect_ = false;
+  Position avail_;                        // next to be taken
+  Position used_;                         // next to be given back
+  Position published_;                    // up to where the driver has been shown
+  uint32_t unpublished_ = 0;              // descriptors from there to used_
+  uint16_t first_flags_ = 0;              // of the first of these, which makes them all visible
+  std::bitset<kMaxQueueSize> in_flight_;  // by id
+};
+
+}  // namespace sluice::vhost
