@@ -1,4 +1,4 @@
-#include "test/vhost/ring_driver.h"
+#include "app/conformance/ring_driver.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -106,7 +106,7 @@ uint16_t RingDriver::add_chain(std::span<const Segment> segments) {
   return link(descs);
 }
 
-uint16_t RingDriver::add_indirect(std::span<const Segment> segments, size_t direct) {
+uint16_t RingDriver::add_indirect(std::span<const Segment> segments, size_t direct, uint16_t flags) {
   std::vector<SplitDesc> descs;
   for (const auto& segment : segments.first(direct)) descs.push_back(desc_of(segment));
   auto rest = segments.subspan(direct);
@@ -119,8 +119,7 @@ uint16_t RingDriver::add_indirect(std::span<const Segment> segments, size_t dire
     }
     std::memcpy(memory_.at(table + i * sizeof(SplitDesc), sizeof(SplitDesc)), &desc, sizeof(desc));
   }
-  descs.push_back(
-      {.addr = table, .len = static_cast<uint32_t>(rest.size() * sizeof(SplitDesc)), .flags = vhost::kDescIndirect});
+  descs.push_back({.addr = table, .len = static_cast<uint32_t>(rest.size() * sizeof(SplitDesc)), .flags = flags});
   return link(descs);
 }
 
