@@ -232,7 +232,7 @@ CASE(VhostMemory, RemovalIgnoresTheOffsetAndClosesADescriptor,
 }
 
 CASE(VhostMemory, RefusesToRemoveWhatIsNotThere,
-     "vhost-user, VHOST_USER_REM_MEM_REG: the region is matched by addresses and size") {
+     "practice: a front end that breaks vhost-user, VHOST_USER_REM_MEM_REG") {
   for (int field = 0; field < 3; field++) {
     open();
     SKIP_UNLESS(session_->has_protocol(vhost::kProtocolConfigureMemSlots));

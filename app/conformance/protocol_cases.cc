@@ -149,7 +149,7 @@ CASE(VhostProtocol, RefusesFeaturesThatWereNotOffered,
 
 // Unknown messages, and known ones that a block device has no use for, are refused and do no harm.
 CASE(VhostProtocol, RefusesUnknownAndUnsupportedMessages,
-     "vhost-user, VHOST_USER_PROTOCOL_F_REPLY_ACK: non-zero for what failed; Communication") {
+     "practice: a front end that is newer than the back end; vhost-user, VHOST_USER_PROTOCOL_F_REPLY_ACK") {
   for (uint32_t number : {0U, 46U, 100U, 0x7fff'ffffU, 0xffff'ffffU}) {
     EXPECT_TRUE(refused(Request{number}, Bytes(8))) << "request " << number;
   }

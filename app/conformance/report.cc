@@ -4,6 +4,7 @@
 #include <json/json.h>
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 #include <sstream>
 
@@ -60,12 +61,13 @@ std::string text_of(const CaseResult& result) {
 
 std::string summary_of(const std::vector<CaseResult>& results) {
   std::vector<std::pair<std::string, Counts>> areas;
-  Counts all{};
+  Counts rules{}, practice{}, all{};
   int64_t duration_ms = 0;
   for (const CaseResult& result : results) {
     auto area = std::ranges::find(areas, result.area(), &std::pair<std::string, Counts>::first);
     if (area == areas.end()) area = areas.insert(area, {result.area(), Counts{}});
     count_of(area->second, result.status)++;
+    count_of(result.section.starts_with("practice: ") ? practice : rules, result.status)++;
     count_of(all, result.status)++;
     duration_ms += result.duration_ms;
   }
@@ -73,7 +75,7 @@ std::string summary_of(const std::vector<CaseResult>& results) {
   for (Status status : kAllStatuses) text += fmt::format("{:>9}", to_string(status));
   text += "\n";
   for (const auto& [name, counts] : areas) text += row(name, counts);
-  text += row("all", all);
+  text += row("all", all) + row("- of the rules", rules) + row("- of practice", practice);
   return text + fmt::format("{} cases in {:.1f} s\n", results.size(), static_cast<double>(duration_ms) / 1000);
 }
 

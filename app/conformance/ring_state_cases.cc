@@ -533,7 +533,7 @@ CASE(VhostDirtyLog, MarksNothingUnlessAsked, "vhost-user, Migration: VHOST_F_LOG
 
 // Cloud Hypervisor replaces the log by sending SET_LOG_BASE again; a log too small for an address is not run over.
 CASE(VhostDirtyLog, LogMayBeReplacedAndMayBeTooSmall,
-     "vhost-user, VHOST_USER_SET_LOG_BASE; practice: a log that covers too little") {
+     "practice: a front end whose log covers too little; vhost-user, VHOST_USER_SET_LOG_BASE") {
   start_logging(true);
   for (uint64_t size : {uint64_t{kLogSize}, uint64_t{4096}, uint64_t{1}}) {
     ASSERT_TRUE(fe().query(Request::kSetLogBase, bytes_of(vhost::LogDescription{size, 0}), repeat(file_.get(), 1)))
