@@ -290,6 +290,9 @@ Task<Session::Outcome> Session::get_features(WireMessage&) {
 Task<Session::Outcome> Session::set_features(WireMessage& message) {
   const uint64_t features = payload_of<U64Payload>(message).value;
   if ((features & ~device_.features()) != 0) co_return Outcome{.result = fail(EINVAL, "a feature was not offered")};
+  // A driver that can switch the cache but not flush it: "the device MUST initialize writeback to 0".
+  constexpr uint64_t kCache = kBlkFeatureConfigWce | kBlkFeatureFlush;
+  if ((features & kCache) == kBlkFeatureConfigWce && (features_ & kCache) != kBlkFeatureConfigWce) writeback_ = false;
   features_ = features;
   if ((features & kFeatureProtocolFeatures) == 0) rings_enabled_ = true;
   // The ring's format cannot change under way: of a running ring only what concerns requests is taken over.

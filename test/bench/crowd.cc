@@ -19,11 +19,11 @@
 #include <thread>
 #include <vector>
 
+#include "app/conformance/front_end.h"
 #include "lib/base/clock.h"
 #include "lib/base/unique_fd.h"
 #include "lib/virtio/virtio.h"
 #include "lib/virtio/wire.h"
-#include "test/vhost/front_end.h"
 
 namespace {
 

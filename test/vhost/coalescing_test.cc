@@ -7,12 +7,12 @@
 #include <optional>
 #include <vector>
 
+#include "app/conformance/guest_memory.h"
+#include "app/conformance/ring_driver.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/vhost/blk_queue.h"
 #include "test/support/manual_host.h"
-#include "test/vhost/guest_memory.h"
 #include "test/vhost/held_bdev.h"
-#include "test/vhost/ring_driver.h"
 
 namespace sluice::test {
 namespace {

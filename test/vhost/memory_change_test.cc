@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "app/conformance/memory_fixture.h"
 #include "lib/vhost/limits.h"
-#include "test/vhost/memory_fixture.h"
+#include "test/vhost/in_process_fixture.h"
 
 namespace sluice::test {
 namespace {
@@ -18,12 +19,8 @@ using vhost::MemoryRegion;
 using vhost::Request;
 using vhost::RingFault;
 
-class VhostMemoryChange : public VhostMemory {
+class VhostMemoryChange : public InProcess<VhostMemory> {
  public:
-  void SetUp() override {
-    VhostMemory::SetUp();
-    if (!IsSkipped()) SKIP_UNLESS_IN_PROCESS();
-  }
   // A ring that runs, in memory that was given by slots.
   void start_with_slots() {
     open();
@@ -54,6 +51,22 @@ class VhostMemoryChange : public VhostMemory {
 };
 
 // ---- Requests in flight while the memory changes
+
+TEST_F(VhostMemoryChange, TableMayBeReplacedWhileRequestsAreHeld) {
+  open();
+  ASSERT_EQ(table(memory().regions()), Verdict::kAccepted);
+  start_ring();
+  data_ = pattern(4096, 9);
+  ASSERT_EQ(session_->blk().write(8, data_), BlkStatus::kOk);
+  hold_io();
+  session_->blk().submit(read_request(8, 4096));
+  wait_until_held(1);
+  ASSERT_TRUE(fe().set_mem_table(memory()));
+  ::usleep(kQuietMs * 1000);
+  release_io();
+  expect_reads(1);
+  EXPECT_TRUE(fe().fence());
+}
 
 // REM_MEM_REG of the ring's own memory pauses the ring. Who completes meanwhile is not lost.
 TEST_F(VhostMemoryChange, RequestsThatCompleteInAPausedRingAreInIt) {

@@ -8,7 +8,7 @@
 #include <functional>
 #include <random>
 
-#include "test/vhost/ring_driver.h"
+#include "app/conformance/ring_driver.h"
 
 namespace sluice::test {
 namespace {

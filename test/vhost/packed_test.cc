@@ -1,5 +1,5 @@
 // Packed rings through the whole target: what there is besides running the other tests with SLUICE_TEST_PACKED.
-#include "test/vhost/target_fixture.h"
+#include "test/vhost/in_process_fixture.h"
 
 namespace sluice::test {
 namespace {
@@ -9,11 +9,10 @@ using vhost::PackedDesc;
 using vhost::Request;
 using vhost::RingFault;
 
-class VhostPacked : public TargetFixture {
+class VhostPacked : public InProcess<TargetFixture> {
  public:
-  VhostPacked() : TargetFixture({.packed_ring = true}) {}
+  VhostPacked() : InProcess({.packed_ring = true}) {}
   void start(SessionOptions options = {}) {
-    SKIP_UNLESS_IN_PROCESS();
     session_ = running(std::move(options));
     ASSERT_FALSE(HasFailure());
   }

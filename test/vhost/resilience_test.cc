@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "lib/vhost/limits.h"
-#include "test/vhost/target_fixture.h"
+#include "test/vhost/in_process_fixture.h"
 
 namespace sluice::test {
 namespace {
@@ -24,13 +24,7 @@ using vhost::MemoryRegion;
 using vhost::Request;
 using vhost::RingFault;
 
-class VhostResilience : public TargetFixture {
- public:
-  void SetUp() override {
-    TargetFixture::SetUp();
-    if (!IsSkipped()) SKIP_UNLESS_IN_PROCESS();
-  }
-};
+using VhostResilience = InProcess<TargetFixture>;
 
 // ---- Connections
 

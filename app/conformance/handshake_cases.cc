@@ -1,5 +1,5 @@
 // The order in which real front ends set a device up, start it and stop it.
-#include "test/vhost/target_fixture.h"
+#include "app/conformance/target_fixture.h"
 
 namespace sluice::test {
 namespace {
@@ -13,7 +13,7 @@ INSTANTIATE_TEST_SUITE_P(Dialects, VhostHandshake, ::testing::ValuesIn(kAllDiale
                          [](const auto& info) { return std::string(to_string(info.param)); });
 
 // "Front-end message types": the order of messages is the front end's, as long as a ring is complete when it is kicked.
-TEST_P(VhostHandshake, ServesAllQueues) {
+CASE_P(VhostHandshake, ServesAllQueues, "vhost-user, Front-end message types; Multiple queue support") {
   Session session({.dialect = GetParam(), .num_queues = 4});
   ASSERT_TRUE(session.open(socket_path())) << session.error();
   ASSERT_TRUE(session.start()) << session.error();
@@ -22,7 +22,7 @@ TEST_P(VhostHandshake, ServesAllQueues) {
 }
 
 // "Ring states": GET_VRING_BASE stops a ring; set up again with the base it answered, the ring goes on where it was.
-TEST_P(VhostHandshake, StopsAndStartsAgain) {
+CASE_P(VhostHandshake, StopsAndStartsAgain, "vhost-user, Ring states; VHOST_USER_GET_VRING_BASE") {
   Session session({.dialect = GetParam(), .num_queues = 2});
   ASSERT_TRUE(session.open_and_start(socket_path())) << session.error();
   for (uint32_t round = 0; round < 3; round++) {
@@ -37,7 +37,7 @@ TEST_P(VhostHandshake, StopsAndStartsAgain) {
 }
 
 // A guest that resets its rings starts over at their beginning, on the same connection.
-TEST_P(VhostHandshake, StartsOverWithFreshRingsAfterStop) {
+CASE_P(VhostHandshake, StartsOverWithFreshRingsAfterStop, "vhost-user, Ring states; virtio 1.2, 2.4 Device Reset") {
   auto dialect = GetParam();
   if (dialect == Dialect::kFirecracker || dialect == Dialect::kLibblkio || dialect == Dialect::kUml)
     GTEST_SKIP() << "this front end never stops a ring";
@@ -51,7 +51,7 @@ TEST_P(VhostHandshake, StartsOverWithFreshRingsAfterStop) {
 }
 
 // A front end that has gone is followed by the next one, of any kind.
-TEST_P(VhostHandshake, FollowsOnAnyOtherFrontEnd) {
+CASE_P(VhostHandshake, FollowsOnAnyOtherFrontEnd, "practice: vhost-user, Communication: one front end after another") {
   for (Dialect before : kAllDialects) {
     {
       Session session({.dialect = before});
@@ -67,7 +67,8 @@ TEST_P(VhostHandshake, FollowsOnAnyOtherFrontEnd) {
 class VhostHandshakeDetail : public TargetFixture {};
 
 // "VHOST_USER_SET_VRING_ENABLE": a firmware that drives one queue makes QEMU enable all of them nevertheless.
-TEST_F(VhostHandshakeDetail, EnablingQueuesThatWereNeverSetUpSucceeds) {
+CASE(VhostHandshakeDetail, EnablingQueuesThatWereNeverSetUpSucceeds,
+     "practice: vhost-user, VHOST_USER_SET_VRING_ENABLE: QEMU enables all queues") {
   auto session = running({.dialect = Dialect::kQemu9, .num_queues = 1});
   ASSERT_FALSE(HasFailure());
   for (uint32_t i = 0; i < session->max_queues(); i++)
@@ -76,7 +77,8 @@ TEST_F(VhostHandshakeDetail, EnablingQueuesThatWereNeverSetUpSucceeds) {
 }
 
 // "VHOST_USER_SET_FEATURES" twice before each start must change nothing but the features.
-TEST_F(VhostHandshakeDetail, RepeatedSetFeaturesKeepsMemoryAndRings) {
+CASE(VhostHandshakeDetail, RepeatedSetFeaturesKeepsMemoryAndRings,
+     "practice: vhost-user, VHOST_USER_SET_FEATURES: QEMU repeats it") {
   auto session = running();
   ASSERT_FALSE(HasFailure());
   for (uint32_t i = 0; i < 5; i++) {
@@ -86,7 +88,7 @@ TEST_F(VhostHandshakeDetail, RepeatedSetFeaturesKeepsMemoryAndRings) {
 }
 
 // "Memory access": a stopped and started device keeps its memory; QEMU sends nothing about it again with memory slots.
-TEST_F(VhostHandshakeDetail, MemoryPersistsAcrossStopAndStart) {
+CASE(VhostHandshakeDetail, MemoryPersistsAcrossStopAndStart, "vhost-user, VHOST_USER_ADD_MEM_REG") {
   auto session = running();
   ASSERT_FALSE(HasFailure());
   SKIP_UNLESS(session->has_protocol(vhost::kProtocolConfigureMemSlots));
@@ -96,7 +98,8 @@ TEST_F(VhostHandshakeDetail, MemoryPersistsAcrossStopAndStart) {
 }
 
 // "VHOST_USER_SET_VRING_ADDR" before the memory it points into: addresses are translated when the ring starts.
-TEST_F(VhostHandshakeDetail, RingAddressesMayComeBeforeTheMemory) {
+CASE(VhostHandshakeDetail, RingAddressesMayComeBeforeTheMemory,
+     "practice: vhost-user, VHOST_USER_SET_VRING_ADDR: no order is told") {
   Session session({.dialect = Dialect::kCloudHypervisor});
   ASSERT_TRUE(session.open(socket_path())) << session.error();
   ASSERT_TRUE(session.front_end().set_u64(Request::kSetFeatures, session.features()));
@@ -108,7 +111,8 @@ TEST_F(VhostHandshakeDetail, RingAddressesMayComeBeforeTheMemory) {
 }
 
 // "Per-ring descriptors": CALL, KICK and ERR are accepted at any time, also twice and after the ring has started.
-TEST_F(VhostHandshakeDetail, RingDescriptorsMayBeReplacedAtAnyTime) {
+CASE(VhostHandshakeDetail, RingDescriptorsMayBeReplacedAtAnyTime,
+     "vhost-user, Ring states: configuration may change on the fly") {
   auto session = running({.dialect = Dialect::kCloudHypervisor});
   ASSERT_FALSE(HasFailure());
   auto& fe = session->front_end();

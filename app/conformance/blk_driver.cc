@@ -1,4 +1,4 @@
-#include "test/vhost/blk_driver.h"
+#include "app/conformance/blk_driver.h"
 
 #include <algorithm>
 
@@ -51,8 +51,9 @@ uint16_t BlkDriver::add(const Exchange& exchange) {
   }
   for (uint32_t length : cut(exchange.writable_size, writable_split))
     pending.segments.push_back({.gpa = place(length), .len = length, .writable = true});
-  uint16_t head = exchange.indirect ? ring_.add_indirect(pending.segments, exchange.direct_before_indirect)
-                                    : ring_.add_chain(pending.segments);
+  uint16_t head = exchange.indirect
+                      ? ring_.add_indirect(pending.segments, exchange.direct_before_indirect, exchange.table_flags)
+                      : ring_.add_chain(pending.segments);
   pending_[head] = std::move(pending);
   return head;
 }

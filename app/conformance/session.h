@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "test/vhost/blk_driver.h"
-#include "test/vhost/front_end.h"
-#include "test/vhost/guest_memory.h"
-#include "test/vhost/ring_driver.h"
+#include "app/conformance/blk_driver.h"
+#include "app/conformance/front_end.h"
+#include "app/conformance/guest_memory.h"
+#include "app/conformance/ring_driver.h"
 
 namespace sluice::test {
 
@@ -81,6 +81,9 @@ class Session {
     set_base(i, ring(i).base());
   }
   BackendChannel* backend_channel() { return backend_channel_.get(); }
+  // Where the back end keeps track of requests; no descriptor if that was not agreed on.
+  const vhost::InflightDescription& inflight() const { return inflight_; }
+  int inflight_fd() const { return inflight_fd_.get(); }
   const vhost::BlkConfig& config() const { return config_; }
   uint64_t offered() const { return offered_; }
   uint64_t features() const { return features_; }

@@ -16,9 +16,9 @@
 #include <string>
 #include <vector>
 
+#include "app/conformance/guest_memory.h"
 #include "lib/base/unique_fd.h"
 #include "lib/virtio/wire.h"
-#include "test/vhost/guest_memory.h"
 
 namespace sluice::test {
 
@@ -35,10 +35,6 @@ inline constexpr int kTimeoutMs = 2'000;
 #endif
 // How long a test watches for something that must not happen.
 inline constexpr int kQuietMs = 50;
-
-// Known faults of other back ends that SLUICE_TEST_TOLERATE names (separated by commas), so that the rest can be tested
-// against them: need_reply_echo (replies repeat the need_reply flag), short_config (no more than 60 bytes of it).
-bool tolerated(const char* fault);
 
 // A point in time that all waits of one operation share.
 class Deadline {
@@ -155,7 +151,8 @@ class FrontEnd {
             uint32_t flags = vhost::kVersion);
   std::optional<Message> receive(int timeout_ms = kTimeoutMs) { return channel_.receive(timeout_ms); }
 
-  // A request with an answer of its own: checks the answer's header.
+  // A request with an answer of its own: checks the answer's header. That it may repeat the need_reply flag, which is
+  // wrong, is for the one case that is about flags: the others go on.
   std::optional<Message> query(vhost::Request request, const Bytes& payload = {}, std::span<const int> fds = {},
                                uint32_t flags = vhost::kVersion);
   std::optional<uint64_t> get_u64(vhost::Request request, uint32_t flags = vhost::kVersion);

@@ -16,10 +16,10 @@
 #include <string>
 #include <vector>
 
+#include "app/conformance/front_end.h"
+#include "app/conformance/guest_memory.h"
 #include "lib/base/unique_fd.h"
 #include "lib/virtio/virtio.h"
-#include "test/vhost/front_end.h"
-#include "test/vhost/guest_memory.h"
 
 namespace sluice::test {
 
@@ -71,7 +71,8 @@ class RingDriver {
   // A chain of direct descriptors. Returns its head, or its id. Requires: enough free descriptors.
   uint16_t add_chain(std::span<const Segment> segments);
   // The first `direct` segments as direct descriptors, the others in one indirect table at the end of the chain.
-  uint16_t add_indirect(std::span<const Segment> segments, size_t direct = 0);
+  // `flags` are those of the descriptor that refers to the table.
+  uint16_t add_indirect(std::span<const Segment> segments, size_t direct = 0, uint16_t flags = vhost::kDescIndirect);
   // A descriptor, or an id, taken out of use, for hand-made chains.
   uint16_t take_descriptor();
   // Packed: these descriptors as they are, but for the flags that make them available.

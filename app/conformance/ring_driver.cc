@@ -1,4 +1,4 @@
-#include "test/vhost/ring_driver.h"
+#include "app/conformance/ring_driver.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -222,7 +222,7 @@ uint16_t RingDriver::add_chain(std::span<const Segment> segments) {
   return link(descs);
 }
 
-uint16_t RingDriver::add_indirect(std::span<const Segment> segments, size_t direct) {
+uint16_t RingDriver::add_indirect(std::span<const Segment> segments, size_t direct, uint16_t flags) {
   if (packed_) {
     // In a packed ring, a table is all of its chain.
     const uint64_t table = memory_.allocate(region_, segments.size() * sizeof(vhost::PackedDesc), 16);
@@ -233,7 +233,7 @@ uint16_t RingDriver::add_indirect(std::span<const Segment> segments, size_t dire
       std::memcpy(memory_.at(table + i * sizeof(desc), sizeof(desc)), &desc, sizeof(desc));
     }
     const Segment whole{.gpa = table, .len = static_cast<uint32_t>(segments.size() * sizeof(vhost::PackedDesc))};
-    return link_packed(std::span(&whole, 1), vhost::kDescIndirect);
+    return link_packed(std::span(&whole, 1), flags);
   }
   std::vector<SplitDesc> descs;
   for (const auto& segment : segments.first(direct)) descs.push_back(desc_of(segment));
@@ -247,8 +247,7 @@ uint16_t RingDriver::add_indirect(std::span<const Segment> segments, size_t dire
     }
     std::memcpy(memory_.at(table + i * sizeof(SplitDesc), sizeof(SplitDesc)), &desc, sizeof(desc));
   }
-  descs.push_back(
-      {.addr = table, .len = static_cast<uint32_t>(rest.size() * sizeof(SplitDesc)), .flags = vhost::kDescIndirect});
+  descs.push_back({.addr = table, .len = static_cast<uint32_t>(rest.size() * sizeof(SplitDesc)), .flags = flags});
   return link(descs);
 }
 

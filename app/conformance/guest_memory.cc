@@ -1,4 +1,4 @@
-#include "test/vhost/guest_memory.h"
+#include "app/conformance/guest_memory.h"
 
 #include <sys/mman.h>
 

@@ -13,8 +13,8 @@
 #include <span>
 #include <vector>
 
+#include "app/conformance/ring_driver.h"
 #include "lib/virtio/virtio.h"
-#include "test/vhost/ring_driver.h"
 
 namespace sluice::test {
 
@@ -28,6 +28,7 @@ struct Exchange {
   std::vector<uint32_t> writable_split;
   bool indirect = false;
   size_t direct_before_indirect = 0;
+  uint16_t table_flags = vhost::kDescIndirect;  // of the descriptor that refers to the table
 };
 
 struct Outcome {

@@ -1,13 +1,14 @@
 // A front end that is slow, silent, dying or malicious: it costs its own session and nothing else.
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <cstdint>
+#include <filesystem>
 
-#include "test/vhost/target_fixture.h"
+#include "app/conformance/target_fixture.h"
 
 namespace sluice::test {
 namespace {
@@ -27,7 +28,7 @@ class VhostHostile : public TargetFixture {
 // ---- Dying
 
 // "Communication": a front end may close its connection at any message, or in the middle of one.
-TEST_F(VhostHostile, FrontEndMayDieAtAnyMessage) {
+CASE(VhostHostile, FrontEndMayDieAtAnyMessage, "vhost-user, Communication: the front-end may close the connection") {
   for (Dialect dialect : {Dialect::kQemu9, Dialect::kLibblkio, Dialect::kCloudHypervisor}) {
     int messages = 0;
     {
@@ -51,7 +52,8 @@ TEST_F(VhostHostile, FrontEndMayDieAtAnyMessage) {
   }
 }
 
-TEST_F(VhostHostile, FrontEndMayDieWithRequestsInFlight) {
+CASE(VhostHostile, FrontEndMayDieWithRequestsInFlight,
+     "vhost-user, Communication: the front-end may close the connection") {
   for (int round = 0; round < 20; round++) {
     Session session({.num_queues = 2});
     ASSERT_TRUE(session.open_and_start(socket_path())) << "round " << round << ": " << session.error();
@@ -67,35 +69,25 @@ TEST_F(VhostHostile, FrontEndMayDieWithRequestsInFlight) {
   expect_target_alive();
 }
 
-TEST_F(VhostHostile, FrontEndMayDieWhileRequestsAreHeld) {
-  SKIP_UNLESS_IN_PROCESS();
-  auto session = running();
-  ASSERT_FALSE(HasFailure());
-  hold_io();
-  for (int i = 0; i < 8; i++) session->blk().add(read_request(0, 4096));
-  session->ring().publish();
-  session->ring().kick_always();
-  Deadline deadline(kTimeoutMs);
-  while (held_io_count() < 8 && !deadline.passed()) ::usleep(100);
-  EXPECT_EQ(held_io_count(), 8);
-  session.reset();
-  ::usleep(kQuietMs * 1000);
-  release_io();
-  expect_target_alive();
-}
-
 // Sessions that come and go leave nothing behind.
-TEST_F(VhostHostile, ManySessionsLeakNoDescriptors) {
-  auto count = [] {
-    int entries = 0;
-    DIR* dir = ::opendir("/proc/self/fd");
-    while (::readdir(dir) != nullptr) entries++;
-    ::closedir(dir);
-    return entries;
+CASE(VhostHostile, ManySessionsLeakNoDescriptors, "practice: sessions come and go for months") {
+  FrontEnd probe;
+  ASSERT_TRUE(probe.connect(socket_path())) << probe.error();
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  ASSERT_EQ(::getsockopt(probe.channel().fd(), SOL_SOCKET, SO_PEERCRED, &peer, &size), 0);
+  probe.channel().close();
+  const std::string path = "/proc/" + std::to_string(peer.pid) + "/fd";
+  std::error_code error;
+  const auto count = [&] {
+    return std::distance(std::filesystem::directory_iterator(path, error), std::filesystem::directory_iterator());
   };
+  count();
+  if (error)
+    GTEST_SKIP() << "the descriptors of the target's process cannot be counted: " << path << ": " << error.message();
   expect_target_alive();
   ::usleep(kQuietMs * 1000);
-  int before = count();
+  const auto before = count();
   for (int i = 0; i < 100; i++) {
     Session session({.dialect = kAllDialects[static_cast<size_t>(i) % std::size(kAllDialects)], .num_queues = 4});
     ASSERT_TRUE(session.open_and_start(socket_path())) << i << ": " << session.error();
@@ -108,21 +100,22 @@ TEST_F(VhostHostile, ManySessionsLeakNoDescriptors) {
 
 // ---- Slow and silent ones
 
-TEST_F(VhostHostile, PartialMessageDelaysNobodyElse) {
-  if (socket_path(1).empty()) GTEST_SKIP() << "needs two sockets";
+CASE(VhostHostile, PartialMessageDelaysNobodyElse, "practice: a front end that is slow") {
   Session slow;
   ASSERT_TRUE(slow.open(socket_path(0))) << slow.error();
   Bytes header = bytes_of(Header{static_cast<uint32_t>(Request::kSetMemTable), vhost::kVersion, 136});
   ASSERT_TRUE(slow.front_end().channel().send_bytes(header, repeat(slow.memory().fd(), 4)));
-  expect_target_alive(1);
+  if (!socket_path(1).empty()) expect_target_alive(1);
   Session slower;
   slow.close();
   ASSERT_TRUE(slower.open(socket_path(0))) << slower.error();
   ASSERT_TRUE(slower.front_end().channel().send_bytes(std::span(header).first(5)));
-  expect_target_alive(1);
+  if (!socket_path(1).empty()) expect_target_alive(1);
+  slower.close();
+  expect_target_alive();
 }
 
-TEST_F(VhostHostile, SilentConnectionDelaysNobodyElse) {
+CASE(VhostHostile, SilentConnectionDelaysNobodyElse, "practice: a front end that is silent") {
   FrontEnd silent[4];
   ASSERT_TRUE(silent[0].connect(socket_path(0))) << silent[0].error();
   for (auto& front_end : std::span(silent).subspan(1)) front_end.connect(socket_path(0));  // or is turned away
@@ -132,7 +125,7 @@ TEST_F(VhostHostile, SilentConnectionDelaysNobodyElse) {
 }
 
 // One front end per socket: whatever becomes of a second one, the first goes on.
-TEST_F(VhostHostile, SecondFrontEndDoesNotDisturbTheFirst) {
+CASE(VhostHostile, SecondFrontEndDoesNotDisturbTheFirst, "practice: two front ends on one socket") {
   auto first = running({.num_queues = 2});
   ASSERT_FALSE(HasFailure());
   expect_io_works(*first);
@@ -154,7 +147,7 @@ TEST_F(VhostHostile, SecondFrontEndDoesNotDisturbTheFirst) {
 // ---- Rubbish
 
 // Seeded, so that a failure can be repeated.
-TEST_F(VhostHostile, SurvivesRandomBytes) {
+CASE(VhostHostile, SurvivesRandomBytes, "practice: a front end that breaks vhost-user, Message Specification") {
   for (uint32_t seed = 1; seed <= 100; seed++) {
     FrontEnd front_end;
     ASSERT_TRUE(front_end.connect(socket_path())) << "seed " << seed;
@@ -166,7 +159,7 @@ TEST_F(VhostHostile, SurvivesRandomBytes) {
 }
 
 // Whole messages with proper headers, and with payloads that are random or have extreme values, in random order.
-TEST_F(VhostHostile, SurvivesRandomMessages) {
+CASE(VhostHostile, SurvivesRandomMessages, "practice: a front end that breaks vhost-user, Message Specification") {
   uint32_t state = 1;
   auto random = [&state](size_t limit) {
     state = state * 1664525U + 1013904223U;
@@ -205,7 +198,8 @@ TEST_F(VhostHostile, SurvivesRandomMessages) {
 // ---- Descriptors
 
 // A kick descriptor that no event loop takes, or that is something else than an eventfd.
-TEST_F(VhostHostile, RefusesAKickDescriptorThatIsNoEventfd) {
+CASE(VhostHostile, RefusesAKickDescriptorThatIsNoEventfd,
+     "practice: a front end that breaks vhost-user, VHOST_USER_SET_VRING_KICK") {
   auto session = running({.num_queues = 2});
   ASSERT_FALSE(HasFailure());
   auto& fe = session->front_end();
@@ -227,7 +221,7 @@ TEST_F(VhostHostile, RefusesAKickDescriptorThatIsNoEventfd) {
 }
 
 // Its front end reads the kick descriptor itself, and makes it blocking: nobody may wait in a read of it.
-TEST_F(VhostHostile, DrainedKickDescriptorBlocksNobody) {
+CASE(VhostHostile, DrainedKickDescriptorBlocksNobody, "practice: a front end that reads what it gave away") {
   auto session = running({.num_queues = 2});
   ASSERT_FALSE(HasFailure());
   UniqueFd kick(::eventfd(0, 0));
@@ -250,7 +244,7 @@ TEST_F(VhostHostile, DrainedKickDescriptorBlocksNobody) {
 }
 
 // A call descriptor whose counter is full: a write to it must not wait, whatever flags the front end gave it.
-TEST_F(VhostHostile, FullCallDescriptorBlocksNobody) {
+CASE(VhostHostile, FullCallDescriptorBlocksNobody, "practice: a front end that never reads its calls") {
   auto session = running({.num_queues = 2});
   ASSERT_FALSE(HasFailure());
   UniqueFd call(::eventfd(0, 0));
@@ -270,9 +264,9 @@ TEST_F(VhostHostile, FullCallDescriptorBlocksNobody) {
 // ---- Memory that vanishes
 
 // "Memory access" says nothing of files that shrink; touching what is gone raises SIGBUS in the process that does.
-TEST_F(VhostHostile, TruncatedMemoryCostsOnlyItsSession) {
-  if (socket_path(1).empty()) GTEST_SKIP() << "needs two sockets";
-  auto other = running({}, 1);
+CASE(VhostHostile, TruncatedMemoryCostsOnlyItsSession, "practice: a front end that breaks vhost-user, Memory access") {
+  // Of the same process, if there is one.
+  auto other = socket_path(1).empty() ? nullptr : running({}, 1);
   ASSERT_FALSE(HasFailure());
   for (int round = 0; round < 3; round++) {
     auto session = running({.num_queues = 2});
@@ -291,14 +285,15 @@ TEST_F(VhostHostile, TruncatedMemoryCostsOnlyItsSession) {
       ::usleep(5000);
     }
     session->front_end().fence();  // answered, or the session has ended
-    expect_io_works(*other);
+    if (other != nullptr) expect_io_works(*other);
     session->close();
   }
   expect_target_alive();
 }
 
 // Shrunk before it is mapped: the regions reach beyond the end.
-TEST_F(VhostHostile, RefusesMemoryBeyondTheEndOfItsFile) {
+CASE(VhostHostile, RefusesMemoryBeyondTheEndOfItsFile,
+     "practice: a front end that breaks vhost-user, VHOST_USER_SET_MEM_TABLE") {
   Session session;
   ASSERT_TRUE(session.open(socket_path())) << session.error();
   ASSERT_EQ(::ftruncate(session.memory().fd(), 4 << 20), 0);
