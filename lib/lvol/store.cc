@@ -265,7 +265,9 @@ Task<> Store::keep() {
 }
 
 bool Store::settle_step() {
-  const bool clusters = clusters_.settle(journal_->durable(), kSettleStep);
+  // What a checkpoint writes names clusters that have been dropped since it began. None of these may become one that
+  // holds its pages: a load would find both.
+  const bool clusters = !maps_.checkpointing() && clusters_.settle(journal_->durable(), kSettleStep);
   const bool maps = maps_.settle(journal_->durable(), kSettleStep);
   look_at_usage();
   return clusters || maps;

@@ -14,6 +14,9 @@ namespace {
 // Messages a reactor can hold before senders keep theirs. 128 KiB; a burst of two per device of a full host.
 constexpr unsigned kRingCapacity = 16384;
 constexpr size_t kMessageBurst = 64;
+// About 2 us. A request in interrupt mode at depth 1 that finds its queue still hot takes a fifth of the processor time
+// of one that wakes the core (docs/benchmarks/density.md).
+constexpr uint32_t kMinVainPolls = 8;
 
 }  // namespace
 
@@ -33,7 +36,9 @@ Reactor::Reactor(uint32_t lcore, size_t index, size_t peers, uint64_t home_id, E
       wake_(std::move(wake)),
       ring_(kRingCapacity),
       outboxes_(peers),
-      outbox_destinations_(peers) {}
+      outbox_destinations_(peers) {
+  set_min_vain_polls(kMinVainPolls);
+}
 
 Reactor::~Reactor() = default;
 

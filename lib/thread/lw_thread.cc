@@ -117,6 +117,7 @@ bool LwThread::tired(const Poller& poller) const {
     window_ns = std::min(poller.window_.ns(), host.polling().max_poll_ns);
   }
   const uint64_t vain_ns = now_ns() - poller.last_work_ns_;
+  if (poller.vain_polls_ < host.min_vain_polls()) return false;
   if (host.idle()) return std::min(vain_ns, host.idle_for_ns()) >= window_ns;
   return poller.vain_polls_ >= kMaxVainPolls && vain_ns >= window_ns;
 }

@@ -66,10 +66,6 @@ bool ThreadHost::run_threads() {
   bool any_worked = false;
   for (size_t turns = runnable_count_; turns > 0 && !runnable_.empty(); --turns) {
     LwThread& thread = runnable_.front();
-    if (runnable_count_ > 1) {
-      thread.ListHook<RunTag>::unlink();
-      runnable_.push_back(thread);
-    }
     const uint64_t start_ns = now_ns_;
     const auto [worked, runnable] = thread.run();
     any_worked |= worked;
@@ -77,7 +73,13 @@ bool ThreadHost::run_threads() {
     thread.account(now_ns_ - start_ns, worked);
     if (!thread.HeapEntry::in_heap() && thread.next_deadline_ns() != UINT64_MAX)
       deadlines_.set(thread, thread.next_deadline_ns());
-    if (!runnable || thread.exit_message() != nullptr) stop_running(thread);
+    if (!runnable || thread.exit_message() != nullptr) {
+      stop_running(thread);
+    } else if (runnable_count_ > 1) {
+      // Behind those that it has given work to: they do it before it finds more for them.
+      thread.ListHook<RunTag>::unlink();
+      runnable_.push_back(thread);
+    }
     if (thread.exit_message() != nullptr) detach(thread);
   }
   return any_worked;

@@ -60,6 +60,11 @@ class ThreadHost {
   // In adaptive mode: whether polling in vain is within the budget.
   bool may_poll_in_vain() const { return vain_budget_.left(); }
 
+  // However idle the host is, a poller goes cold only after so many polls in vain: where sleeping and being woken costs
+  // more than these. 0 unless set.
+  uint32_t min_vain_polls() const { return min_vain_polls_; }
+  void set_min_vain_polls(uint32_t polls) { min_vain_polls_ = polls; }
+
   // Also before the host runs.
   void set_mode(PollMode mode);
   void set_polling(const PollingOptions& options);
@@ -143,6 +148,7 @@ class ThreadHost {
   PollMode mode_ = PollMode::kPoll;
   PollingOptions polling_;
   VainBudget vain_budget_;
+  uint32_t min_vain_polls_ = 0;
   bool idle_ = false;
   uint64_t idle_since_ns_ = 0;
   std::unique_ptr<LwThread> home_;

@@ -378,6 +378,35 @@ TEST_F(StoreTest, ALongJournalIsCheckpointedInTheBackground) {
 }
 
 // More changes than the journal holds, and none of them is flushed.
+// A load would find pages where the maps of that checkpoint say that data are.
+TEST_F(StoreTest, ClustersThatACheckpointNamesAreNotFreeBeforeItsEnd) {
+  make({.cluster_bytes = 64 * kKiB});
+  // Many pages of a map, so that it takes a while to write them.
+  constexpr uint64_t kPages = 200;
+  constexpr uint64_t kPerPage = 256 * 64 * kKiB;
+  world().create("a", kPages * kPerPage);
+  const PageBuffer data(4 * kKiB, 1);
+  for (uint64_t page = 0; page < kPages; ++page) {
+    ASSERT_EQ(world().write("a", page * kPerPage, data.bytes()), IoStatus::kOk);
+  }
+  world().settle();
+  std::optional<Result<>> done;
+  world().hosts().on(world().store_thread(),
+                     [&] { start(world().store().checkpoint(), [&](Result<> result) { done = result; }); });
+  ASSERT_EQ(world().discard("a", 0, 64 * kKiB), IoStatus::kOk);
+  ASSERT_TRUE(world().await(world().store().commit()).has_value());
+  world().hosts().on(world().store_thread(), [&] { start(world().store().settle(), [] {}); });
+  int turns = 0;
+  for (; world().store().maps().checkpointing(); ++turns) {
+    EXPECT_EQ(world().store().clusters().in_quarantine(), 1U) << turns;
+    ASSERT_TRUE(world().step());
+  }
+  EXPECT_GT(turns, 10);
+  world().settle();
+  EXPECT_EQ(world().store().clusters().in_quarantine(), 0U);
+  ASSERT_TRUE(done && *done);
+}
+
 TEST_F(StoreTest, WritesWaitForRoomInTheJournal) {
   make({.size_bytes = 512 * kMiB});
   create("a", 400 * kMiB);

@@ -139,6 +139,50 @@ TEST_F(PollerTest, GoesColdAtOnceInInterruptModeWhenTheCoreIsIdle) {
   remove(poller);
 }
 
+TEST_F(PollerTest, GoesColdAfterAFewPollsInVainWhereSleepingCostsMore) {
+  host_.set_min_vain_polls(3);
+  TestPoller poller;
+  poller.work = 1;
+  add(poller);
+  turn(3);
+  EXPECT_TRUE(poller.hot());
+  poller.work = 1;
+  turn(3);
+  EXPECT_TRUE(poller.hot()) << "it found something in between";
+  turn();
+  EXPECT_FALSE(poller.hot());
+  EXPECT_EQ(poller.polls, 7);
+  remove(poller);
+}
+
+// Who was given work has its turn before who gave it finds more: requests are under way early, not all at once.
+TEST_F(PollerTest, FindsNoMoreWorkForAnotherThreadThatHasNotHadItsTurn) {
+  ThreadDirectory threads(hosts_);
+  LwThread& other = *threads.create("other", threads.all_cpus()).value();
+  std::vector<int> turns;
+  struct Given : Work {
+    std::vector<int>* turns;
+    bool queued = false;
+  } given;
+  given.turns = &turns;
+  given.run = [](Work& work) {
+    auto& done = static_cast<Given&>(work);
+    done.queued = false;
+    done.turns->push_back(1);
+  };
+  TestPoller giver([&] {
+    turns.push_back(0);
+    if (!std::exchange(given.queued, true)) other.defer(given);
+    return true;
+  });
+  add(giver);
+  turn(4);
+  EXPECT_THAT(turns, ElementsAre(0, 1, 0, 1, 0, 1, 0)) << "0: the poller, 1: what it has given";
+  remove(giver);
+  turn();
+  hosts_.await(thread_, threads.destroy(other));
+}
+
 TEST_F(PollerTest, StaysHotForAWhileWhereOthersKeepTheCoreBusy) {
   for (const PollMode mode : {PollMode::kInterrupt, PollMode::kAdaptive}) {
     hosts_.set_mode(mode);
