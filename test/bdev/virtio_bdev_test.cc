@@ -10,6 +10,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "test/bdev/virtio_load.h"
 #include "test/support/allocation_count.h"
@@ -366,8 +367,7 @@ class QemuStorageDaemon {
       ::_exit(127);
     }
     started_ =
-        wait_until([this] { return std::filesystem::exists(socket_) || ::waitpid(pid_, nullptr, WNOHANG) != 0; }) &&
-        std::filesystem::exists(socket_);
+        wait_until([this] { return is_listening() || ::waitpid(pid_, nullptr, WNOHANG) != 0; }) && is_listening();
   }
   ~QemuStorageDaemon() {
     if (!started_) return;
@@ -379,6 +379,16 @@ class QemuStorageDaemon {
   const std::string& socket() const { return socket_; }
 
  private:
+  // A socket has its name before it listens. To connect would be to take the place of the front end.
+  bool is_listening() const {
+    std::ifstream sockets("/proc/net/unix");
+    for (std::string line; std::getline(sockets, line);) {
+      constexpr std::string_view kListening = " 00010000 ";
+      if (line.ends_with(" " + socket_) && line.find(kListening) != line.npos) return true;
+    }
+    return false;
+  }
+
   const std::string socket_;
   pid_t pid_ = 0;
   bool started_ = false;
