@@ -267,7 +267,7 @@ Task<> Store::keep() {
 bool Store::settle_step() {
   // What a checkpoint writes names clusters that have been dropped since it began. None of these may become one that
   // holds its pages: a load would find both.
-  const bool clusters = !maps_.checkpointing() && clusters_.settle(journal_->durable(), kSettleStep);
+  const bool clusters = !checkpoint_runs_ && clusters_.settle(journal_->durable(), kSettleStep);
   const bool maps = maps_.settle(journal_->durable(), kSettleStep);
   look_at_usage();
   return clusters || maps;

@@ -134,6 +134,30 @@ TEST_F(StoreTest, WhenMetadataCannotBeWrittenTheStoreCanStillBeRead) {
   EXPECT_THAT(world().findings(), IsEmpty());
 }
 
+// What was dropped is free in memory then, though nothing will be written any more: nobody waits for it for ever.
+TEST_F(StoreTest, SettlesAfterACheckpointThatFailed) {
+  make({.cluster_bytes = 64 * kKiB});
+  constexpr uint64_t kPages = 200;
+  constexpr uint64_t kPerPage = 256 * 64 * kKiB;
+  world().create("a", kPages * kPerPage);
+  for (uint64_t page = 0; page < kPages; ++page) {
+    ASSERT_EQ(world().write("a", page * kPerPage, PageBuffer(4 * kKiB, 1).bytes()), IoStatus::kOk);
+  }
+  std::optional<Result<>> done;
+  world().hosts().on(world().store_thread(),
+                     [&] { start(world().store().checkpoint(), [&](Result<> result) { done = result; }); });
+  ASSERT_EQ(world().discard("a", 0, 64 * kKiB), IoStatus::kOk);
+  ASSERT_TRUE(world().await(world().store().commit()).has_value());
+  ASSERT_FALSE(done.has_value());
+  world().disk().fail_at(world().disk().requests() + 1);
+  ASSERT_TRUE(world().run_until([&done] { return done.has_value(); }));
+  ASSERT_FALSE(done->has_value());
+  bool settled = false;
+  world().hosts().on(world().store_thread(), [&] { start(world().store().settle(), [&settled] { settled = true; }); });
+  for (int turns = 0; !settled && turns < 1000; ++turns) std::ignore = world().step();
+  EXPECT_TRUE(settled);
+}
+
 // Each operation, with each of its requests failing in turn; and then with the power failing at each of them.
 TEST_F(StoreTest, EachOperationEitherHappensOrNotWhateverRequestFails) {
   using Operate = std::function<Result<>(LvolWorld&)>;
