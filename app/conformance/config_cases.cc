@@ -19,13 +19,7 @@ class VhostConfig : public TargetFixture {
     ASSERT_TRUE(session_->open(socket_path())) << session_->error();
   }
   FrontEnd& fe() { return session_->front_end(); }
-  BlkConfig config() {
-    BlkConfig config;
-    auto bytes = fe().get_config(0, sizeof(config));
-    EXPECT_TRUE(bytes) << fe().error();
-    if (bytes) std::memcpy(&config, bytes->data(), sizeof(config));
-    return config;
-  }
+  BlkConfig config() { return config_of(*session_); }
 
  protected:
   std::unique_ptr<Session> session_;

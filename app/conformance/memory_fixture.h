@@ -17,10 +17,8 @@ inline constexpr uint64_t kMiB = 1 << 20;
 class VhostMemory : public TargetFixture {
  public:
   void open(SessionOptions options = {}) {
-    const uint16_t queues = options.num_queues;
-    session_ = std::make_unique<Session>(std::move(options));
-    ASSERT_TRUE(session_->open(socket_path())) << session_->error();
-    need_queues(*session_, queues);
+    session_ = opened(std::move(options));
+    ASSERT_FALSE(HasFailure());
     ASSERT_TRUE(fe().set_u64(vhost::Request::kSetFeatures, session_->features())) << session_->error();
   }
   FrontEnd& fe() { return session_->front_end(); }

@@ -15,10 +15,8 @@ using vhost::VringState;
 class VhostRingState : public TargetFixture {
  public:
   void open(SessionOptions options = {}) {
-    const uint16_t queues = options.num_queues;
-    session_ = std::make_unique<Session>(std::move(options));
-    ASSERT_TRUE(session_->open(socket_path())) << session_->error();
-    need_queues(*session_, queues);
+    session_ = opened(std::move(options));
+    ASSERT_FALSE(HasFailure());
   }
   // Everything but the start of rings. Without `extra_features` bit 30 is left out by leave_features.
   void configure() {

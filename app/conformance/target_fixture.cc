@@ -1,6 +1,7 @@
 #include "app/conformance/target_fixture.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace sluice::test {
 namespace {
@@ -33,19 +34,30 @@ void TargetFixture::SetUp() {
 
 void TargetFixture::TearDown() { target_.reset(); }
 
-std::unique_ptr<Session> TargetFixture::running(SessionOptions options, unsigned controller) {
-  const uint16_t queues = options.num_queues;
+std::unique_ptr<Session> TargetFixture::opened(SessionOptions options, unsigned controller) {
+  // Who asks for more than two queues is content with fewer.
+  const size_t needed = std::min<size_t>(options.num_queues, 2);
   auto session = std::make_unique<Session>(std::move(options));
   EXPECT_TRUE(session->open(socket_path(controller))) << session->error();
+  if (!HasFailure() && session->num_queues() < needed) {
+    skip_case("the target has one queue only, and the case needs two");
+  }
+  return session;
+}
+
+std::unique_ptr<Session> TargetFixture::running(SessionOptions options, unsigned controller) {
+  auto session = opened(std::move(options), controller);
   if (HasFailure()) return session;
-  need_queues(*session, queues);
   EXPECT_TRUE(session->start()) << session->error();
   return session;
 }
 
-void TargetFixture::need_queues(const Session& session, uint16_t count) {
-  const size_t needed = std::min<size_t>(count, 2);
-  if (session.num_queues() < needed) skip_case("the target has one queue only, and the case needs two");
+vhost::BlkConfig TargetFixture::config_of(Session& session) {
+  vhost::BlkConfig config;
+  const auto bytes = session.front_end().get_config(0, sizeof(config));
+  EXPECT_TRUE(bytes) << session.front_end().error();
+  if (bytes) std::memcpy(&config, bytes->data(), sizeof(config));
+  return config;
 }
 
 void TargetFixture::expect_io_works(Session& session, size_t queue, uint32_t seed) {

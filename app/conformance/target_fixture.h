@@ -64,12 +64,14 @@ class TargetFixture : public ::testing::Test {
   std::string socket_path(unsigned controller = 0) const { return target_->socket_path(controller); }
 
  protected:
-  // A session that is open and running, or a failed test and a session to be dropped.
+  // A session that is open, with as many queues as needed, or a failed test and a session to be dropped.
+  std::unique_ptr<Session> opened(SessionOptions options = {}, unsigned controller = 0);
+  // One that is running as well.
   std::unique_ptr<Session> running(SessionOptions options = {}, unsigned controller = 0);
-  // Skips the case if the target has fewer queues. Who asks for more than two is content with fewer.
-  static void need_queues(const Session& session, uint16_t count);
   // A request or two on a ring: writes, reads back, compares.
   static void expect_io_works(Session& session, size_t queue = 0, uint32_t seed = 1);
+  // The configuration space, as the target tells it now.
+  static vhost::BlkConfig config_of(Session& session);
   // A new front end can connect and do I/O.
   void expect_target_alive(unsigned controller = 0);
   TestedTarget& target() { return *target_; }

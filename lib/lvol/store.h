@@ -177,6 +177,8 @@ class Store {
   Store(LwThread& thread, BdevChannel& channel, StoreEvents& events, Superblock superblock);
 
   Result<Volume*> writable(VolumeId id);
+  // 1 to 255 bytes without a slash.
+  static Result<> valid_name(std::string_view name);
   Result<> check_name(std::string_view name, const Volume* but) const;
   RecordNumber change(const Record& record);
   Task<Result<VolumeId>> copy(VolumeId id, std::string name, bool as_snapshot,

@@ -15,7 +15,7 @@ namespace {
 constexpr unsigned kRingCapacity = 16384;
 constexpr size_t kMessageBurst = 64;
 // About 2 us. A request in interrupt mode at depth 1 that finds its queue still hot takes a fifth of the processor time
-// of one that wakes the core (docs/benchmarks/density.md).
+// of one that wakes the core (docs/benchmarks/data-path.md).
 constexpr uint32_t kMinVainPolls = 8;
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace sluice {
 
 enum class PollMode : uint8_t {
   kPoll,       // every poller stays hot; the core never sleeps
-  kInterrupt,  // a poller goes cold as soon as its core finds nothing to do
+  kInterrupt,  // a poller goes cold as soon as its core finds nothing to do (ThreadHost::min_vain_polls())
   kAdaptive,   // a poller goes cold after a window without work, which it learns
 };
 

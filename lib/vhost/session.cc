@@ -1,44 +1,14 @@
 #include "lib/vhost/session.h"
 
-#include <fcntl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include <bit>
 #include <cstring>
-#include <string_view>
 
 namespace sluice::vhost {
 namespace {
 
 constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
                                               kProtocolConfigureMemSlots | kProtocolResetDevice;
-
-template <typename Payload>
-std::vector<std::byte> bytes_of(const Payload& payload) {
-  const auto bytes = std::as_bytes(std::span(&payload, 1));
-  return {bytes.begin(), bytes.end()};
-}
-
-// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long.
-// Call and error descriptors may also be pipes or sockets (UML's are). They are made non-blocking here; a front end can
-// undo that, which guarded_write() survives.
-Result<> prepare_ring_fd(const UniqueFd& fd, bool is_kick) {
-  std::array<char, 64> link{};
-  const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
-  const ssize_t length = ::readlink(path.c_str(), link.data(), link.size());
-  if (length < 0) return fail_errno("cannot look at a descriptor");
-  const std::string_view kind(link.data(), static_cast<size_t>(length));
-  if (!kind.starts_with("anon_inode:[eventfd") &&
-      (is_kick || !(kind.starts_with("pipe:") || kind.starts_with("socket:")))) {
-    return fail(EINVAL, is_kick ? "a kick descriptor is not an eventfd"
-                                : "a call or error descriptor is not an eventfd, pipe or socket");
-  }
-  const int flags = ::fcntl(fd.get(), F_GETFL);
-  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0)
-    return fail_errno("cannot make a descriptor non-blocking");
-  return {};
-}
 
 }  // namespace
 
@@ -245,14 +215,6 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
   co_return queue.get();
 }
 
-// Queues are freed by tear_down() only, once all `visitors_` have left.
-template <typename Fn>
-Task<> Session::for_each_queue(Fn fn) const {
-  for (const auto& queue : queues_) {
-    if (queue != nullptr) co_await run_on(queue->owner(), [&fn, &queue = *queue] { return fn(queue); });
-  }
-}
-
 BlkQueue::Setup Session::setup(const BlkQueue& queue) const {
   return {.map = memory_,
           .features = features_,
@@ -284,7 +246,7 @@ bool Session::write_through() const {
 Task<Session::Outcome> Session::accept_silently(WireMessage&) { co_return Outcome{}; }
 
 Task<Session::Outcome> Session::get_features(WireMessage&) {
-  co_return Outcome{.reply = bytes_of(U64Payload{device_.features()}), .has_reply = true};
+  co_return Outcome::answer(U64Payload{device_.features()});
 }
 
 Task<Session::Outcome> Session::set_features(WireMessage& message) {
@@ -302,7 +264,7 @@ Task<Session::Outcome> Session::set_features(WireMessage& message) {
 }
 
 Task<Session::Outcome> Session::get_protocol_features(WireMessage&) {
-  co_return Outcome{.reply = bytes_of(U64Payload{kOfferedProtocolFeatures}), .has_reply = true};
+  co_return Outcome::answer(U64Payload{kOfferedProtocolFeatures});
 }
 
 Task<Session::Outcome> Session::set_protocol_features(WireMessage& message) {
@@ -312,190 +274,15 @@ Task<Session::Outcome> Session::set_protocol_features(WireMessage& message) {
   co_return Outcome{};
 }
 
-Task<Session::Outcome> Session::get_queue_num(WireMessage&) {
-  co_return Outcome{.reply = bytes_of(U64Payload{kMaxQueues}), .has_reply = true};
-}
+Task<Session::Outcome> Session::get_queue_num(WireMessage&) { co_return Outcome::answer(U64Payload{kMaxQueues}); }
 
-Task<Session::Outcome> Session::get_max_mem_slots(WireMessage&) {
-  co_return Outcome{.reply = bytes_of(U64Payload{kMaxMemSlots}), .has_reply = true};
-}
+Task<Session::Outcome> Session::get_max_mem_slots(WireMessage&) { co_return Outcome::answer(U64Payload{kMaxMemSlots}); }
 
 Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
   if ((protocol_features_ & kProtocolBackendReq) == 0)
     co_return Outcome{.result = fail(EINVAL, "BACKEND_REQ was not negotiated")};
   if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "the back-end channel needs one descriptor")};
   backend_channel_ = std::move(message.fds[0]);
-  co_return Outcome{};
-}
-
-// --- Guest memory ---
-
-Task<> Session::set_memory(MemoryMap map) {
-  budget_ = 0;
-  co_await for_each_queue([](BlkQueue& queue) { return queue.room_for_a_map(); });
-  memory_ = std::make_shared<const MemoryMap>(std::move(map));
-  co_await for_each_queue([this](BlkQueue& queue) { queue.move_to(memory_); });
-}
-
-Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
-  const uint32_t count = payload_of<MemTableHeader>(message).num_regions;
-  const bool slots = (protocol_features_ & kProtocolConfigureMemSlots) != 0;
-  if (count > (slots ? kMaxRegions : kMaxRegionsBaseline))
-    co_return Outcome{.result = fail(EINVAL, "a memory table has too many regions")};
-  // Bytes after the last region do not matter: UML always sends room for two.
-  if (message.payload.size() < mem_table_size(count))
-    co_return Outcome{.result = fail(EINVAL, "a memory table is shorter than it says")};
-  if (message.fds.size() != count)
-    co_return Outcome{.result = fail(EINVAL, "a memory table needs one descriptor for each region")};
-  MemoryMap map;
-  for (uint32_t i = 0; i < count; ++i) {
-    MemoryRegion region;
-    std::memcpy(&region, message.payload.data() + mem_table_size(i), sizeof(region));
-    auto with = map.with(region, message.fds[i], *memory_);
-    if (!with) co_return Outcome{.result = std::unexpected(with.error())};
-    map = std::move(*with);
-  }
-  co_await set_memory(std::move(map));
-  co_await update_all();
-  co_return Outcome{};
-}
-
-Task<Session::Outcome> Session::add_mem_reg(WireMessage& message) {
-  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0)
-    co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
-  if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "a memory region needs one descriptor")};
-  auto with = memory_->with(payload_of<SingleMemoryRegion>(message).region, message.fds[0], *memory_);
-  if (!with) co_return Outcome{.result = std::unexpected(with.error())};
-  co_await set_memory(std::move(*with));
-  co_await update_all();
-  co_return Outcome{};
-}
-
-Task<Session::Outcome> Session::rem_mem_reg(WireMessage& message) {
-  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0)
-    co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
-  auto without = memory_->without(payload_of<SingleMemoryRegion>(message).region);
-  if (!without) co_return Outcome{.result = std::unexpected(without.error())};
-  co_await set_memory(std::move(*without));
-  co_return Outcome{};
-}
-
-// --- Rings ---
-
-namespace {
-
-Result<> no_such_ring() { return fail(EINVAL, "a ring's index is out of range"); }
-
-}  // namespace
-
-Task<Session::Outcome> Session::set_vring_num(WireMessage& message) {
-  const auto [index, num] = payload_of<VringState>(message);
-  BlkQueue* ring = co_await queue(index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  co_return Outcome{.result = co_await run_on(ring->owner(), [ring, size = num]() -> Result<> {
-                      if (ring->running()) return fail(EBUSY, "a ring's size cannot change while it runs");
-                      if (size > kMaxQueueSize || !std::has_single_bit(size))
-                        return fail(EINVAL, "a ring's size is not a power of two up to 1024");
-                      ring->set_size(static_cast<uint16_t>(size));
-                      return {};
-                    })};
-}
-
-Task<Session::Outcome> Session::set_vring_addr(WireMessage& message) {
-  const auto addresses = payload_of<VringAddr>(message);
-  BlkQueue* ring = co_await queue(addresses.index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  // Kept as they are: the memory they are in may come later, and change while the ring runs.
-  co_await run_on(ring->owner(), [ring, &addresses, map = memory_] {
-    ring->set_addresses(addresses);
-    ring->move_to(map);
-  });
-  co_await update(*ring);
-  co_return Outcome{};
-}
-
-Task<Session::Outcome> Session::set_vring_base(WireMessage& message) {
-  const auto [index, num] = payload_of<VringState>(message);
-  BlkQueue* ring = co_await queue(index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  // Of a split ring an index; of a packed one two positions.
-  const uint32_t limit = (features_ & kFeatureRingPacked) != 0 ? UINT32_MAX : UINT16_MAX;
-  co_return Outcome{.result = co_await run_on(ring->owner(), [ring, base = num, limit]() -> Result<> {
-                      if (ring->running()) return fail(EBUSY, "a ring's base cannot change while it runs");
-                      if (base > limit) return fail(EINVAL, "a ring's base is out of range");
-                      ring->set_base(base);
-                      return {};
-                    })};
-}
-
-Task<Session::Outcome> Session::get_vring_base(WireMessage& message) {
-  const uint32_t index = payload_of<VringState>(message).index;
-  BlkQueue* ring = co_await queue(index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring(), .has_reply = true};
-  const uint32_t base = co_await run_on(ring->owner(), [ring] { return ring->end(); });
-  co_return Outcome{.reply = bytes_of(VringState{.index = index, .num = base}), .has_reply = true};
-}
-
-namespace {
-
-// The ring's index and the descriptor, or none, of SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR.
-struct RingFd {
-  uint32_t index;
-  UniqueFd fd;
-};
-
-Result<RingFd> ring_fd_of(WireMessage& message, bool is_kick) {
-  const uint64_t value = payload_of<U64Payload>(message).value;
-  const bool none = (value & kVringNoFdFlag) != 0;
-  if ((value & ~(kVringIndexMask | kVringNoFdFlag)) != 0) return fail(EINVAL, "a ring's index is out of range");
-  if (none != message.fds.empty())
-    return fail(EINVAL,
-                none ? "a descriptor came with a message that says there is none" : "a message lacks its descriptor");
-  RingFd ring{.index = static_cast<uint32_t>(value & kVringIndexMask), .fd = {}};
-  if (none) return ring;
-  if (auto prepared = prepare_ring_fd(message.fds[0], is_kick); !prepared) return std::unexpected(prepared.error());
-  ring.fd = std::move(message.fds[0]);
-  return ring;
-}
-
-}  // namespace
-
-Task<Session::Outcome> Session::set_vring_kick(WireMessage& message) {
-  auto given = ring_fd_of(message, true);
-  if (!given) co_return Outcome{.result = std::unexpected(given.error())};
-  BlkQueue* ring = co_await queue(given->index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  co_await run_on(ring->owner(), [ring, &fd = given->fd] { return ring->start(std::move(fd)); });
-  co_await update(*ring);
-  co_return Outcome{};
-}
-
-Task<Session::Outcome> Session::set_vring_call(WireMessage& message) {
-  auto given = ring_fd_of(message, false);
-  if (!given) co_return Outcome{.result = std::unexpected(given.error())};
-  BlkQueue* ring = co_await queue(given->index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  co_await run_on(ring->owner(), [ring, &fd = given->fd] { ring->set_call(std::move(fd)); });
-  co_return Outcome{};
-}
-
-Task<Session::Outcome> Session::set_vring_err(WireMessage& message) {
-  auto given = ring_fd_of(message, false);
-  if (!given) co_return Outcome{.result = std::unexpected(given.error())};
-  BlkQueue* ring = co_await queue(given->index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  co_await run_on(ring->owner(), [ring, &fd = given->fd] { ring->set_error(std::move(fd)); });
-  co_return Outcome{};
-}
-
-// Also for rings that were never set up: front ends enable all there are.
-Task<Session::Outcome> Session::set_vring_enable(WireMessage& message) {
-  const auto [index, num] = payload_of<VringState>(message);
-  BlkQueue* ring = co_await queue(index);
-  if (ring == nullptr) co_return Outcome{.result = no_such_ring()};
-  if (num > 1) co_return Outcome{.result = fail(EINVAL, "a ring is enabled with 1 and disabled with 0")};
-  co_await run_on(ring->owner(), [ring, enabled = num == 1] { ring->set_enabled(enabled); });
-  co_await update(*ring);
   co_return Outcome{};
 }
 
@@ -510,9 +297,10 @@ Task<Session::Outcome> Session::get_config(WireMessage& message) {
       message.payload.size() != config_message_size(request.size)) {
     co_return Outcome{.reply = {}, .has_reply = true};  // "a zero-length payload indicates an error"
   }
-  std::vector<std::byte> reply = bytes_of(request);
-  reply.insert(reply.end(), space.begin() + request.offset, space.begin() + request.offset + request.size);
-  co_return Outcome{.reply = std::move(reply), .has_reply = true};
+  Outcome answer = Outcome::answer(request);
+  answer.reply.insert(answer.reply.end(), space.begin() + request.offset,
+                      space.begin() + request.offset + request.size);
+  co_return answer;
 }
 
 Task<Session::Outcome> Session::set_config(WireMessage& message) {

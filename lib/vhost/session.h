@@ -73,6 +73,12 @@ class Session {
     Result<> result;               // a refusal is acknowledged with 1, or ends the session if nobody waits for it
     std::vector<std::byte> reply;  // the payload of a message's own reply
     bool has_reply = false;
+
+    template <typename Payload>
+    static Outcome answer(const Payload& payload) {
+      const auto bytes = payload_bytes(payload);
+      return {.result = {}, .reply = {bytes.begin(), bytes.end()}, .has_reply = true};
+    }
   };
   using Handler = Task<Outcome> (Session::*)(WireMessage&);
   struct Rule;
@@ -136,5 +142,13 @@ class Session {
   Gate visitors_;                     // calls from outside, which may wait for queues
   uint32_t budget_ = kMessageBudget;  // messages until others get their turn
 };
+
+// Queues are freed by tear_down() only, once all `visitors_` have left.
+template <typename Fn>
+Task<> Session::for_each_queue(Fn fn) const {
+  for (const auto& queue : queues_) {
+    if (queue != nullptr) co_await run_on(queue->owner(), [&fn, &queue = *queue] { return fn(queue); });
+  }
+}
 
 }  // namespace sluice::vhost

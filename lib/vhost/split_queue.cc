@@ -6,6 +6,7 @@
 #include "lib/vhost/limits.h"
 
 namespace sluice::vhost {
+
 bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features) {
   std::byte* desc = map.translate_user(addresses.desc, split_desc_bytes(size));
   std::byte* avail = map.translate_user(addresses.avail, split_avail_bytes(size));

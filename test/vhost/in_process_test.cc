@@ -19,13 +19,7 @@ class VhostInProcess : public InProcess<TargetFixture> {
   FrontEnd& fe() { return session_->front_end(); }
   RingDriver& ring(size_t i = 0) { return session_->ring(i); }
   BlkDriver& blk(size_t i = 0) { return session_->blk(i); }
-  BlkConfig config() {
-    BlkConfig config;
-    auto bytes = fe().get_config(0, sizeof(config));
-    EXPECT_TRUE(bytes) << fe().error();
-    if (bytes) std::memcpy(&config, bytes->data(), sizeof(config));
-    return config;
-  }
+  BlkConfig config() { return config_of(*session_); }
   void submit_reads(int count, size_t size) {
     for (int i = 0; i < count; i++) blk().add(read_request(0, size));
     ring().publish();

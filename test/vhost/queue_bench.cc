@@ -94,16 +94,11 @@ class Ring {
     auto* avail_ring = reinterpret_cast<uint16_t*>(guest_ + kAvail + 4);
     auto* avail_index = reinterpret_cast<uint16_t*>(guest_ + kAvail + 2);
     const auto* used_index = reinterpret_cast<const uint16_t*>(guest_ + kUsed + 2);
-    uint64_t random = 88172645463325252;
     uint64_t submitted = 0;
     uint16_t avail = avail_index_;
     uint16_t seen = avail;
     const auto submit = [&](uint64_t chain) {
-      random ^= random << 13;
-      random ^= random >> 7;
-      random ^= random << 17;
-      write_header(chain,
-                   static_cast<uint64_t>((static_cast<unsigned __int128>(random) * (kDiskBytes / 4096)) >> 64) * 8);
+      write_random_header(chain);
       write_descriptors(chain);
       avail_ring[avail++ % kRing] = static_cast<uint16_t>(4 * chain);
       ++submitted;
@@ -123,16 +118,20 @@ class Ring {
     finished_.store(true, std::memory_order_release);
   }
 
+  // xorshift64: of the driver's core, which does not wait for it.
+  void write_random_header(uint64_t chain) {
+    random_ ^= random_ << 13;
+    random_ ^= random_ >> 7;
+    random_ ^= random_ << 17;
+    write_header(chain,
+                 static_cast<uint64_t>((static_cast<unsigned __int128>(random_) * (kDiskBytes / 4096)) >> 64) * 8);
+  }
+
   // The same with a packed ring: each chain is made available by itself, as Linux does it.
   void drive_packed(uint64_t requests, uint64_t depth) {
-    uint64_t random = 88172645463325252;
     uint64_t submitted = 0;
     const auto submit = [&](uint64_t chain) {
-      random ^= random << 13;
-      random ^= random >> 7;
-      random ^= random << 17;
-      write_header(chain,
-                   static_cast<uint64_t>((static_cast<unsigned __int128>(random) * (kDiskBytes / 4096)) >> 64) * 8);
+      write_random_header(chain);
       offer_packed(chain);
       ++submitted;
     };
@@ -258,7 +257,8 @@ class Ring {
   std::unique_ptr<BlkQueue> queue_;
   LogLimiter log_limiter_;
   uint16_t avail_index_ = 0;
-  uint16_t used_index_ = 0;  // packed
+  uint16_t used_index_ = 0;              // packed
+  uint64_t random_ = 88172645463325252;  // the driver's
   std::atomic<bool> finished_ = false;
 };
 
