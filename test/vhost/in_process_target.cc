@@ -125,10 +125,12 @@ HeldBdev& InProcessTarget::add_bdev(const std::string& name, uint64_t size_bytes
 }
 
 void InProcessTarget::remove_bdev(HeldBdev& bdev) {
-  std::erase(other_bdevs_, &bdev);
-  std::ranges::replace(bdevs_in_use_, &bdev, nullptr);
   await([](InProcessTarget& self, HeldBdev& removed) -> Task<> {
-    start(self.bdevs_->remove(removed, RemoveMode::kForce), [](Result<> result) { CHECK(result.has_value()); });
+    start(self.bdevs_->remove(removed, RemoveMode::kForce), [&self, &removed](Result<> result) {
+      CHECK(result.has_value());
+      std::erase(self.other_bdevs_, &removed);
+      std::ranges::replace(self.bdevs_in_use_, &removed, nullptr);
+    });
     co_return;
   }(*this, bdev));
 }
