@@ -140,6 +140,35 @@ Task<> BlkQueue::detach_bdev() {
   co_await drained();
 }
 
+Task<RingState> BlkQueue::give_up() {
+  hold();
+  co_await drained();
+  set_notification(-1);
+  co_return RingState{.index = index_,
+                      .size = size_,
+                      .addresses = addresses_,
+                      .base = ring_.known_base(),
+                      .enabled = enabled_,
+                      .started = started_,
+                      .fault = fault_,
+                      .kick = std::move(kick_),
+                      .call = std::move(call_),
+                      .error = std::move(error_)};
+}
+
+void BlkQueue::take_over(RingState state) {
+  hold();
+  size_ = state.size;
+  addresses_ = state.addresses;
+  if (state.base) ring_.set_base(*state.base);
+  enabled_ = state.enabled;
+  started_ = state.started;
+  fault_ = state.fault;
+  call_ = std::move(state.call);
+  error_ = std::move(state.error);
+  set_kick(std::move(state.kick));
+}
+
 void BlkQueue::hold() {
   held_ = true;
   pause();

@@ -24,6 +24,7 @@
 #include "lib/vhost/blk_request.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
+#include "lib/vhost/session_state.h"
 #include "lib/vhost/virt_queue.h"
 
 namespace sluice::vhost {
@@ -95,6 +96,10 @@ class BlkQueue final : public Poller, private MoveListener {
 
   // From now on requests end with an I/O error; the channel is not used any more once this returns.
   Task<> detach_bdev();
+  // Stops it for good. What another one goes on with.
+  Task<RingState> give_up();
+  // Goes on where another one gave up; held until resume().
+  void take_over(RingState state);
   // Takes no more requests until resume(), which gives it its setup anew, bdev included. Those in flight go on.
   void hold();
   Task<> resume(Setup setup);

@@ -9,12 +9,14 @@
 namespace sluice::vhost {
 
 Controller::Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread,
-                       const std::vector<LwThread*>& queue_threads)
+                       const std::vector<LwThread*>& queue_threads, bool takes_over)
     : name_(std::move(name)),
       socket_path_(std::move(socket_path)),
       listener_fd_(std::move(listener)),
       thread_(thread),
+      owns_socket_file_(!takes_over),
       listener_(*this),
+      takes_over_(takes_over),
       retry_("vhost_accept_retry", [this] { look_again_.set(); }) {
   for (LwThread* queue_thread : queue_threads) places_.push_back({.thread = queue_thread, .channel = {}});
   if (places_.empty()) places_.push_back({.thread = &thread_, .channel = {}});
@@ -62,11 +64,44 @@ Task<Result<>> Controller::start() {
   co_return started;
 }
 
+Task<Result<>> Controller::take_over(std::optional<SessionState> session) {
+  Result<> taken = co_await start();
+  if (taken && session) {
+    taken = co_await call_on(thread_, [this, &session] { return take_over_session(std::move(*session)); });
+  }
+  co_return taken;
+}
+
+Task<> Controller::go_on() {
+  owns_socket_file_ = true;
+  co_await call_on(thread_, [this] { go_on_.set(); });
+}
+
 Task<> Controller::stop() {
-  ::unlink(socket_path_.c_str());
+  if (owns_socket_file_) ::unlink(socket_path_.c_str());
+  co_await release();
+}
+
+Task<> Controller::release() {
   co_await call_on(thread_, [this] { return stop_serving(); });
   co_await gate_.close();
   bdev_.reset();
+}
+
+Task<> Controller::rest() {
+  co_await call_on(thread_, [this]() -> Task<> {
+    stopping_ = true;
+    if (session_ != nullptr) co_await session_->rest();
+  });
+}
+
+Task<ControllerState> Controller::give_up() {
+  co_await call_on(thread_, [this] {
+    if (session_ != nullptr) session_->give_up();
+  });
+  co_await release();
+  co_return ControllerState{
+      .name = name_, .listener = std::move(listener_fd_), .session = std::exchange(given_up_, std::nullopt)};
 }
 
 Task<ControllerInfo> Controller::info() {
@@ -215,6 +250,7 @@ Task<> Controller::detach_bdev() {
 
 Task<> Controller::stop_serving() {
   stopping_ = true;
+  go_on_.set();
   if (listener_.thread() != nullptr) thread_.remove_source(listener_);
   retry_.cancel();
   look_again_.set();
@@ -223,12 +259,24 @@ Task<> Controller::stop_serving() {
   co_await close_channels(exchange_channels({}));
 }
 
+// One that had been connected to another controller of this name.
+Task<Result<>> Controller::take_over_session(SessionState state) {
+  connect(std::move(state.socket));
+  co_return co_await session_->take_over(std::move(state));
+}
+
 // One front end after the other, until stop_serving().
 Task<> Controller::serve_front_ends() {
+  if (takes_over_) co_await go_on_.wait();
+  if (session_ != nullptr) {
+    if (!stopping_) co_await session_->go_on();
+    co_await serve();
+  }
   while (!stopping_) {
     UniqueFd socket(::accept4(listener_fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (socket) {
-      co_await serve(std::move(socket));
+      connect(std::move(socket));
+      co_await serve();
       // Front ends that go at once must not keep this thread from everything else.
       co_await next_turn();
       continue;
@@ -256,12 +304,16 @@ std::vector<QueuePlace> Controller::queue_places() const {
   return places;
 }
 
-Task<> Controller::serve(UniqueFd socket) {
+void Controller::connect(UniqueFd socket) {
   const uint64_t id = next_session_id_++;
   log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: a front end has connected, session {}", name_, id);
   session_ =
       std::make_unique<Session>(id, thread_, *device_, queue_places(), coalescing_, std::move(socket), log_limiter_);
+}
+
+Task<> Controller::serve() {
   co_await session_->run();
+  given_up_ = session_->take_state();
   session_.reset();
 }
 

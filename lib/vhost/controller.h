@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "lib/base/log.h"
@@ -18,6 +19,7 @@
 #include "lib/thread/gate.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/session.h"
+#include "lib/vhost/session_state.h"
 
 namespace sluice::vhost {
 
@@ -36,17 +38,25 @@ struct ControllerInfo {
 class Controller final {
  public:
   // The threads and the listening socket are ready; open() and start() follow. `queue_threads` may be empty: then
-  // `thread` serves the queues as well.
+  // `thread` serves the queues as well. `takes_over`: the socket and its file are another controller's until go_on().
   Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread,
-             const std::vector<LwThread*>& queue_threads);
+             const std::vector<LwThread*>& queue_threads, bool takes_over = false);
   ~Controller();
 
   // Opens the bdev. Errors: those of BdevManager::open().
   Result<> open(BdevManager& bdevs, const std::string& bdev_name, BlkDevice::Options options);
   // Lets front ends connect. Errors: those of opening a channel.
   Task<Result<>> start();
+  // Instead of start(), where it takes over: prepares to serve the front end that the other controller has given up,
+  // and leaves it alone until go_on(). Errors: those of start() and of Session::take_over().
+  Task<Result<>> take_over(std::optional<SessionState> session);
+  Task<> go_on();
   // Ends the session, waits for its requests, and lets go of everything. Once, whether start() succeeded or not.
   Task<> stop();
+  // Lets no front end connect, and no message of the present one begin any more; returns once none is handled.
+  Task<> rest();
+  // Instead of stop(), after rest(): the front end stays connected, the socket there, for another controller.
+  Task<ControllerState> give_up();
 
   Task<> set_coalescing(Coalescing coalescing);
   // Another bdev from now on, also where the last one has been removed. Queues that run pause while requests in flight
@@ -100,6 +110,8 @@ class Controller final {
 
   // On the controller's thread.
   Task<Result<>> start_serving(Bdev& bdev);
+  Task<Result<>> take_over_session(SessionState state);
+  Task<> release();
   Task<> describe(ControllerInfo& info);
   Task<> take_over(Coalescing coalescing);
   using Channels = std::vector<ChannelRef>;  // of the places, in their order
@@ -111,17 +123,19 @@ class Controller final {
   Task<> detach_bdev();
   Task<> stop_serving();
   Task<> serve_front_ends();
-  Task<> serve(UniqueFd socket);
+  Task<> serve();
+  void connect(UniqueFd socket);
   std::vector<QueuePlace> queue_places() const;
 
   const std::string name_;
   const std::string socket_path_;
-  const UniqueFd listener_fd_;
+  UniqueFd listener_fd_;
   LwThread& thread_;
 
   // Application's thread.
   std::unique_ptr<OpenBdev> bdev_;  // null when it has been removed
   std::unique_ptr<BlkDevice> device_;
+  bool owns_socket_file_;
   bool changing_ = false;  // the bdev is
   Signal changed_;
   Gate gate_;  // reactions to the bdev's events
@@ -132,6 +146,9 @@ class Controller final {
   Coalescing coalescing_;
   std::unique_ptr<Session> session_;
   uint64_t next_session_id_ = 0;
+  const bool takes_over_;
+  Event go_on_;
+  std::optional<SessionState> given_up_;
   bool stopping_ = false;
   Event look_again_;  // a front end may have connected
   Timer retry_;

@@ -1,5 +1,6 @@
 #include "lib/vhost/memory_map.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -23,8 +24,9 @@ class MemoryMap::Mapping {
     bool operator==(const Key&) const = default;
   };
 
-  Mapping(const Key& key, void* address, size_t mapped_bytes, std::byte* start)
+  Mapping(const Key& key, UniqueFd fd, void* address, size_t mapped_bytes, std::byte* start)
       : key_(key),
+        fd_(std::move(fd)),
         address_(address),
         mapped_bytes_(mapped_bytes),
         start_(start),
@@ -38,6 +40,7 @@ class MemoryMap::Mapping {
   }
 
   const Key& key() const { return key_; }
+  int fd() const { return fd_.get(); }
   std::byte* start() const { return start_; }
   bool lost() const { return guard_->lost(); }
 
@@ -46,6 +49,8 @@ class MemoryMap::Mapping {
                                   key.offset > static_cast<uint64_t>(info.st_size) - key.size)) {
       return fail(EINVAL, "the memory region is larger than its file");
     }
+    UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!copy) return fail_errno("cannot keep a memory region's descriptor");
     // The block size of a hugetlbfs file is its page size, which offset and length of a mapping are multiples of.
     const uint64_t page = std::max<uint64_t>(4096, static_cast<uint64_t>(info.st_blksize));
     const uint64_t lead = key.offset % page;
@@ -62,11 +67,13 @@ class MemoryMap::Mapping {
     }
     // A guest's memory in a core dump is the guest's secret, and large.
     ::madvise(address, bytes, MADV_DONTDUMP);
-    return std::make_shared<const Mapping>(key, address, bytes, static_cast<std::byte*>(address) + lead);
+    return std::make_shared<const Mapping>(key, std::move(copy), address, bytes,
+                                           static_cast<std::byte*>(address) + lead);
   }
 
  private:
   const Key key_;
+  const UniqueFd fd_;  // to hand it over
   void* const address_;
   const size_t mapped_bytes_;
   std::byte* const start_;
@@ -127,6 +134,18 @@ Result<MemoryMap> MemoryMap::without(const MemoryRegion& region) const {
   });
   if (removed == 0) return fail(ENOENT, "there is no such memory region");
   return map;
+}
+
+std::vector<MemoryMap::Part> MemoryMap::parts() const {
+  std::vector<Part> parts;
+  for (const Region& region : regions_) {
+    parts.push_back({.region = {.guest_address = region.guest_address,
+                                .size = region.size,
+                                .user_address = region.user_address,
+                                .mmap_offset = region.mapping->key().offset},
+                     .fd = region.mapping->fd()});
+  }
+  return parts;
 }
 
 bool MemoryMap::translate(uint64_t guest_address, uint64_t length, std::vector<iovec>& out) const {

@@ -33,6 +33,13 @@ class MemoryMap {
   // This map without the region of these addresses and size. Errors: ENOENT.
   Result<MemoryMap> without(const MemoryRegion& region) const;
 
+  // What with() was given, for another process to map; the descriptors are this map's.
+  struct Part {
+    MemoryRegion region;
+    int fd;
+  };
+  std::vector<Part> parts() const;
+
   // Appends the pieces of guest physical [address, address + length) to `out`: several where it crosses regions that
   // adjoin. False, with `out` in any state, when a byte of it is not mapped, or `out` would exceed kMaxSegments.
   bool translate(uint64_t guest_address, uint64_t length, std::vector<iovec>& out) const;

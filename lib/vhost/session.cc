@@ -90,8 +90,12 @@ Task<> Session::run() {
     }
     going = co_await handle(*message);
   }
-  const bool gone = going.error().code == ECONNRESET;
-  if (gone) {
+  if (going.error().code == ECANCELED) {
+    rested_.set();
+    co_await leave_.wait();
+    state_ = co_await state_to_leave();
+    log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: session {} is handed over", device_.name(), id_);
+  } else if (going.error().code == ECONNRESET) {
     log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: session {} ends: {}", device_.name(), id_,
         going.error().what);
   } else if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
@@ -149,6 +153,7 @@ Task<Result<>> Session::handle(WireMessage& message) {
 }
 
 Task<> Session::tear_down() {
+  rested_.set();
   if (connection_.thread() != nullptr) thread_.remove_source(connection_);
   co_await for_each_queue([](BlkQueue& queue) { return queue.end(); });
   co_await visitors_.close();
@@ -170,12 +175,59 @@ Task<> Session::set_channels(const std::vector<BdevChannel*>& channels) {
   co_await for_each_queue([](BlkQueue& queue) { queue.hold(); });
   co_await for_each_queue([](BlkQueue& queue) { return queue.stop(); });
   for (size_t i = 0; i < places_.size(); ++i) places_[i].channel = channels[i];
+  co_await go_on();
+  visitors_.leave();
+}
+
+Task<> Session::go_on() {
   held_ = false;
   for (const auto& queue : queues_) {
     if (queue == nullptr) continue;
     co_await run_on(queue->owner(), [&queue = *queue, setup = setup(*queue)] { return queue.resume(setup); });
   }
+}
+
+Task<Result<>> Session::take_over(SessionState state) {
+  if ((state.features & ~device_.features()) != 0 || (state.protocol_features & ~kOfferedProtocolFeatures) != 0)
+    co_return fail(ENOTSUP, "a front end has negotiated a feature that is not offered here");
+  features_ = state.features;
+  protocol_features_ = state.protocol_features;
+  rings_enabled_ = state.rings_enabled;
+  writeback_ = state.writeback;
+  backend_channel_ = std::move(state.backend_channel);
+  memory_ = std::move(state.memory);
+  held_ = true;
+  for (RingState& ring : state.rings) {
+    BlkQueue* const taken = co_await queue(ring.index);
+    if (taken == nullptr) co_return fail(ENOTSUP, "a front end has more queues than there are here");
+    co_await run_on(taken->owner(), [taken, &ring] { taken->take_over(std::move(ring)); });
+  }
+  co_return Result<>{};
+}
+
+Task<> Session::rest() {
+  if (!visitors_.enter()) co_return;
+  connection_.pause();
+  co_await rested_.wait();
   visitors_.leave();
+}
+
+Task<SessionState> Session::state_to_leave() {
+  thread_.remove_source(connection_);
+  SessionState state{.socket = connection_.take_socket(),
+                     .features = features_,
+                     .protocol_features = protocol_features_,
+                     .rings_enabled = rings_enabled_,
+                     .writeback = writeback_,
+                     .backend_channel = std::move(backend_channel_),
+                     .memory = memory_,
+                     .rings = {}};
+  co_await for_each_queue([](BlkQueue& queue) { queue.hold(); });
+  for (const auto& queue : queues_) {
+    if (queue == nullptr) continue;
+    state.rings.push_back(co_await run_on(queue->owner(), [&queue = *queue] { return queue.give_up(); }));
+  }
+  co_return state;
 }
 
 Task<> Session::set_coalescing(Coalescing coalescing) {

@@ -11,6 +11,8 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "lib/thread/await.h"
@@ -19,6 +21,7 @@
 #include "lib/vhost/blk_queue.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
+#include "lib/vhost/session_state.h"
 #include "lib/virtio/connection.h"
 
 namespace sluice::vhost {
@@ -60,6 +63,17 @@ class Session {
   // any more.
   void close() { connection_.stop(); }
 
+  // Before run(): the front end is one that another session has given up. Its rings wait for go_on(). Errors: ENOTSUP
+  // (it has negotiated what is not offered here).
+  Task<Result<>> take_over(SessionState state);
+  Task<> go_on();
+  // Lets no message begin any more. Returns once none is handled, or the session has ended; requests go on.
+  Task<> rest();
+  // After rest(): lets run() return, with nothing in flight, and the front end still connected.
+  void give_up() { leave_.set(); }
+  // Once run() has returned: what another session goes on with, unless this one has ended for another reason.
+  std::optional<SessionState> take_state() { return std::exchange(state_, std::nullopt); }
+
   // The block device has gone: requests end with an I/O error; the channel is not used any more once this returns.
   Task<> detach_bdev();
   // Gives the places other channels, in their order. Requests in flight end first, and meanwhile no others begin; the
@@ -92,6 +106,7 @@ class Session {
 
   Task<Result<>> handle(WireMessage& message);
   Task<> tear_down();
+  Task<SessionState> state_to_leave();
 
   Task<Outcome> get_features(WireMessage& message);
   Task<Outcome> set_features(WireMessage& message);
@@ -145,7 +160,10 @@ class Session {
   std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
   std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
   UniqueFd backend_channel_;
-  bool held_ = false;                 // the queues wait for other channels
+  bool held_ = false;  // the queues wait for go_on()
+  Event rested_;
+  Event leave_;
+  std::optional<SessionState> state_;
   Gate visitors_;                     // calls from outside, which may wait for queues
   uint32_t budget_ = kMessageBudget;  // messages until others get their turn
 };

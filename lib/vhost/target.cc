@@ -32,7 +32,9 @@ Task<Result<>> Target::create_controller(ControllerOptions options) {
   if (options.queue_threads > kMaxQueues) co_return fail(EINVAL, "a controller has 64 queues at most");
   auto threads = create_threads(options);
   if (!threads) co_return std::unexpected(threads.error());
-  auto listener = listen_unix(path, options_.socket_mode);
+  std::optional<ControllerState> inherited;
+  if (auto found = inherited_.extract(options.name); !found.empty()) inherited = std::move(found.mapped());
+  auto listener = inherited ? std::move(inherited->listener) : listen_unix(path, options_.socket_mode);
   if (!listener) {
     co_await destroy_threads(std::move(*threads));
     co_return std::unexpected(listener.error());
@@ -40,13 +42,15 @@ Task<Result<>> Target::create_controller(ControllerOptions options) {
 
   LwThread& thread = *threads->front();
   threads->erase(threads->begin());
-  auto controller = std::make_unique<Controller>(options.name, path, std::move(*listener), thread, *threads);
+  auto controller =
+      std::make_unique<Controller>(options.name, path, std::move(*listener), thread, *threads, inherited.has_value());
   // The name is taken from here on: others may ask for it while this waits.
   Entry& entry = *entries_.emplace(options.name, std::make_unique<Entry>()).first->second;
   entry.busy = true;
   Result<> started =
       controller->open(bdevs_, options.bdev_name, {.readonly = options.readonly, .packed_ring = options.packed_ring});
-  if (started) started = co_await controller->start();
+  if (started && inherited) started = co_await controller->take_over(std::move(inherited->session));
+  if (started && !inherited) started = co_await controller->start();
   if (!started) {
     co_await destroy(std::move(controller));
     entries_.erase(options.name);
@@ -72,6 +76,37 @@ Task<> Target::remove_all() {
   std::vector<std::string> names;
   for (const auto& [name, entry] : entries_) names.push_back(name);
   for (const std::string& name : names) std::ignore = co_await remove_controller(name);
+}
+
+Task<std::vector<ControllerState>> Target::give_up() {
+  for (const auto& [name, entry] : entries_) CHECK(!entry->busy && entry->lookers == 0);
+  Gate resting;
+  for (const auto& [name, entry] : entries_) resting.spawn(entry->controller->rest());
+  co_await resting.close();
+  std::vector<ControllerState> states;
+  Gate ending;
+  for (const auto& [name, entry] : entries_) {
+    ending.spawn([](Target& self, Entry& given_up, std::vector<ControllerState>& into) -> Task<> {
+      into.push_back(co_await given_up.controller->give_up());
+      std::vector<LwThread*> threads = given_up.controller->threads();
+      given_up.controller.reset();
+      co_await self.destroy_threads(std::move(threads));
+    }(*this, *entry, states));
+  }
+  co_await ending.close();
+  entries_.clear();
+  co_return states;
+}
+
+void Target::take_over(std::vector<ControllerState> states) {
+  for (ControllerState& state : states) {
+    std::string name = state.name;
+    inherited_.emplace(std::move(name), std::move(state));
+  }
+}
+
+Task<> Target::go_on() {
+  for (const auto& [name, entry] : entries_) co_await entry->controller->go_on();
 }
 
 // The controller's own first. All or none are made.

@@ -50,6 +50,15 @@ class Target {
   // Whether its calls may be held back. Errors: EINVAL (a delay beyond 10 ms; a threshold of 0), ENODEV.
   Task<Result<>> set_coalescing(std::string name, Coalescing coalescing);
 
+  // Instead of remove_all(): all controllers end, but their front ends stay connected, and their sockets there, for
+  // another Target, of this process or another one. First all messages that are being handled end, while requests go
+  // on; then all queues pause. Requires: no other call is in progress (checked).
+  Task<std::vector<ControllerState>> give_up();
+  // Before anything is created: controllers of these names take over from those that another Target has given up. Until
+  // go_on() they serve nobody, and if they end before it, nothing has happened to the front ends.
+  void take_over(std::vector<ControllerState> states);
+  Task<> go_on();
+
   // All controllers, by name, or the one of that name; empty if there is none.
   Task<std::vector<ControllerInfo>> list(std::string name = "");
 
@@ -70,6 +79,7 @@ class Target {
   const Options options_;
   std::string absolute_directory_;  // to be shown
   std::map<std::string, std::unique_ptr<Entry>, std::less<>> entries_;
+  std::map<std::string, ControllerState, std::less<>> inherited_;
 };
 
 }  // namespace sluice::vhost

@@ -39,6 +39,8 @@ class VirtQueue {
   // Where the queue goes on, in the form of SET_VRING_BASE; survives attach(). What is set counts from then on.
   uint32_t base() const { return base_.value_or(is_packed_ ? packed_.base() : split_.last_avail()); }
   void set_base(uint32_t base) { base_ = base; }
+  // Nothing if it has never been attached, and no base was set.
+  std::optional<uint32_t> known_base() const { return size_ == 0 && !base_ ? std::nullopt : std::optional(base()); }
   // It has just been attached, and no chain is in flight.
   void begin() { is_packed_ ? packed_.forget_in_flight() : split_.load_used_index(); }
 

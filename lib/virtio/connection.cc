@@ -37,6 +37,11 @@ void Connection::stop() {
   writable_.set();
 }
 
+void Connection::pause() {
+  paused_ = true;
+  readable_.set();
+}
+
 void Connection::on_event(uint32_t events) {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) readable_.set();
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) writable_.set();
@@ -61,6 +66,8 @@ Task<Result<WireMessage>> Connection::read() {
 Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds) {
   while (!into.empty()) {
     if (stopped_) co_return fail(ECONNRESET, "the connection is being closed");
+    // As long as descriptors may come, nothing of the message has.
+    if (paused_ && fds != nullptr) co_return fail(ECANCELED, "the connection is paused");
     iovec iov{.iov_base = into.data(), .iov_len = into.size()};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
     msghdr header{};

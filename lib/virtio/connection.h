@@ -46,8 +46,13 @@ class Connection final : public EventSource {
   // The same on this side only: the peer learns of it when the connection is destroyed. On its thread.
   void stop();
 
+  // Ends reading between two messages: what the peer sends from then on stays in the socket.
+  void pause();
+  // Once it is paused and has left its thread.
+  UniqueFd take_socket() { return std::move(socket_); }
+
   // Reads the next message. Errors: ECONNRESET (the peer has gone, also in the middle of a message); EPROTO (not a
-  // vhost-user message, or too large); EMSGSIZE (more descriptors than a message may carry).
+  // vhost-user message, or too large); EMSGSIZE (more descriptors than a message may carry); ECANCELED (paused).
   Task<Result<WireMessage>> read();
   // Writes a whole message, with at most kMaxFds descriptors, which stay the caller's.
   Task<Result<>> write(const Header& header, std::span<const std::byte> payload, std::span<const int> fds = {});
@@ -60,6 +65,7 @@ class Connection final : public EventSource {
   UniqueFd socket_;
   const Incoming incoming_;
   bool stopped_ = false;
+  bool paused_ = false;
   Event readable_;
   Event writable_;
 };
