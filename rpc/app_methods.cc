@@ -4,6 +4,10 @@
 
 #include <iterator>
 
+#include "lib/base/unix_socket.h"
+#include "lib/bdev/bdev_manager.h"
+#include "lib/bdev/malloc/malloc_bdev.h"
+#include "lib/vhost/target.h"
 #include "rpc/describe.h"
 #include "rpc/methods.h"
 #include "rpc/version.h"
@@ -32,6 +36,10 @@ struct GetMethods {
 
 struct Kill {
   KillSignal sig_name = KillSignal::kTerm;
+};
+
+struct HandOverParams {
+  std::string socket;
 };
 
 struct GetConfig {
@@ -84,6 +92,32 @@ Task<RpcResult> get_config(RpcContext& context, GetConfig params) {
                      fmt::format("there is no subsystem '{}'; framework_get_subsystems lists them", params.name));
 }
 
+// What another process cannot go on with.
+Task<std::expected<void, RpcError>> check_can_be_handed_over(RpcContext& context) {
+  for (Bdev* bdev : context.bdevs.list()) {
+    if (bdev->product_name() == std::string_view(kMallocProductName)) {
+      co_return fail_rpc(EOPNOTSUPP, fmt::format("malloc bdev '{}' would lose its content; delete it", bdev->name()));
+    }
+  }
+  for (const vhost::ControllerInfo& controller : co_await context.vhost.list()) {
+    if (controller.bdev_name.empty()) {
+      co_return fail_rpc(ENODEV, fmt::format("controller '{}' has lost its bdev; delete it, or give it another one "
+                                             "(vhost_controller_set_bdev)",
+                                             controller.name));
+    }
+  }
+  co_return std::expected<void, RpcError>{};
+}
+
+Task<RpcResult> hand_over(RpcContext& context, HandOverParams params) {
+  if (!context.hand_over) co_return fail_rpc(EOPNOTSUPP, "this program has nothing to hand over");
+  if (const auto can = co_await check_can_be_handed_over(context); !can) co_return std::unexpected(can.error());
+  auto successor = connect_unix(params.socket);
+  if (!successor) co_return fail_rpc(successor.error(), fmt::format("the successor's socket '{}'", params.socket));
+  context.hand_over(std::move(*successor));
+  co_return true;
+}
+
 // The daemon answers only once it is initialised.
 Task<RpcResult> already_done(NoParams) { co_return true; }
 
@@ -93,6 +127,18 @@ template <>
 struct EnumNames<KillSignal> {
   static constexpr std::span<const std::string_view> kNames = kKillSignalNames;
 };
+
+Task<Json::Value> current_config(RpcContext& context) {
+  Json::Value json(Json::objectValue);
+  json["subsystems"] = Json::Value(Json::arrayValue);
+  for (const Subsystem& subsystem : kSubsystems) {
+    Json::Value entry(Json::objectValue);
+    entry["subsystem"] = std::string(subsystem.name);
+    entry["config"] = co_await subsystem.config(context);
+    json["subsystems"].append(std::move(entry));
+  }
+  co_return json;
+}
 
 void add_app_methods(MethodTable& table, RpcContext& context) {
   table.add(
@@ -109,6 +155,13 @@ void add_app_methods(MethodTable& table, RpcContext& context) {
   table.add(
       make_method<Kill>({"spdk_kill_instance", "Sends the daemon a signal: SIGINT and SIGTERM end it cleanly.", kTrue},
                         {required("sig_name", &Kill::sig_name, "which")}, bind_context(context, kill_instance)));
+  table.add(make_method<HandOverParams>({"framework_hand_over",
+                                         "Hands guests, sockets and configuration over to another daemon, and ends; "
+                                         "sluice-vhost --upgrade-from calls it. "
+                                         "Goes on as before if that fails.",
+                                         kTrue},
+                                        {required("socket", &HandOverParams::socket, "where the other daemon listens")},
+                                        bind_context(context, hand_over)));
   table.add(make_method<NoParams>({"framework_get_subsystems",
                                    "Lists what has a configuration, in the order in which it is loaded.",
                                    {"array", "{subsystem, depends_on: [name]}"}},

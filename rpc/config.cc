@@ -59,16 +59,20 @@ std::expected<std::vector<Entry>, std::string> read_subsystem(const Json::Value&
   return entries;
 }
 
-std::expected<std::vector<Entry>, std::string> read_entries(const std::string& path) {
+std::expected<Json::Value, std::string> read_config(const std::string& path) {
   const auto text = read_file(path);
   if (!text) return complain(text.error());
-  const auto json = parse_json(*text);
+  auto json = parse_json(*text);
   if (!json) return complain("not JSON: " + json.error());
-  if (!json->isObject() || !(*json)["subsystems"].isArray())
+  return std::move(*json);
+}
+
+std::expected<std::vector<Entry>, std::string> read_entries(const Json::Value& json) {
+  if (!json.isObject() || !json["subsystems"].isArray())
     return complain("must be an object with an array \"subsystems\"");
   std::vector<Entry> entries;
   Json::ArrayIndex number = 0;
-  for (const Json::Value& subsystem : (*json)["subsystems"]) {
+  for (const Json::Value& subsystem : json["subsystems"]) {
     auto more = read_subsystem(subsystem, number++);
     if (!more) return more;
     for (Entry& entry : *more) entries.push_back(std::move(entry));
@@ -79,7 +83,13 @@ std::expected<std::vector<Entry>, std::string> read_entries(const std::string& p
 }  // namespace
 
 Task<std::expected<void, std::string>> load_config(Dispatcher& dispatcher, std::string path) {
-  const std::expected<std::vector<Entry>, std::string> entries = read_entries(path);
+  auto json = read_config(path);
+  if (!json) co_return complain(fmt::format("configuration {}: {}", path, json.error()));
+  co_return co_await load_config(dispatcher, std::move(*json), path);
+}
+
+Task<std::expected<void, std::string>> load_config(Dispatcher& dispatcher, Json::Value config, std::string path) {
+  const std::expected<std::vector<Entry>, std::string> entries = read_entries(config);
   if (!entries) co_return complain(fmt::format("configuration {}: {}", path, entries.error()));
   for (const Entry& entry : *entries) {
     const RpcResult result = co_await dispatcher.call(entry.method, entry.params);

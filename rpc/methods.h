@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "lib/base/unique_fd.h"
 #include "rpc/method.h"
 
 namespace sluice {
@@ -40,6 +41,9 @@ struct RpcContext {
   vhost::Target& vhost;
   // Does with the process what this signal does.
   std::function<void(int signal)> request_shutdown;
+  // Hands everything over to the daemon on the other end of the socket, soon, and ends. Empty where there is none to do
+  // so.
+  std::function<void(UniqueFd successor)> hand_over{};
 };
 
 // Each adds its methods; they borrow the context, and the table where they describe it.
@@ -73,6 +77,8 @@ Task<Json::Value> reactor_config(RpcContext& context);  // part of the scheduler
 Task<Json::Value> bdev_config(RpcContext& context);
 Task<Json::Value> lvol_config(RpcContext& context);  // part of the bdevs'
 Task<Json::Value> vhost_config(RpcContext& context);
+// Of all of these, as a file: {"subsystems": [...]}.
+Task<Json::Value> current_config(RpcContext& context);
 
 // A handler that takes the context first: bind_context(context, create_malloc).
 template <typename P>

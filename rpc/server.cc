@@ -19,12 +19,17 @@ struct Server::Client : Connection, ListHook<ClientTag> {
 Result<std::unique_ptr<Server>> Server::listen(Options options, Dispatcher& dispatcher) {
   auto socket = listen_unix(options.path, options.mode);
   if (!socket) return std::unexpected(socket.error());
-  return std::unique_ptr<Server>(new Server(std::move(options), std::move(*socket), dispatcher));
+  return std::unique_ptr<Server>(new Server(std::move(options), std::move(*socket), dispatcher, true));
 }
 
-Server::Server(Options options, UniqueFd socket, Dispatcher& dispatcher)
+std::unique_ptr<Server> Server::adopt(Options options, UniqueFd socket, Dispatcher& dispatcher) {
+  return std::unique_ptr<Server>(new Server(std::move(options), std::move(socket), dispatcher, false));
+}
+
+Server::Server(Options options, UniqueFd socket, Dispatcher& dispatcher, bool owns_file)
     : options_(std::move(options)),
       socket_(std::move(socket)),
+      owns_file_(owns_file),
       dispatcher_(dispatcher),
       listener_(*this),
       accept_retry_("rpc_accept", [this] {
@@ -33,18 +38,35 @@ Server::Server(Options options, UniqueFd socket, Dispatcher& dispatcher)
 
 Server::~Server() { CHECK(gate_.closed()); }
 
-Result<> Server::start() { return watch_listener(); }
+Result<> Server::start() {
+  owns_file_ = true;
+  return watch_listener();
+}
 
 Result<> Server::watch_listener() {
   return LwThread::current()->add_source(listener_, socket_.get(), EPOLLIN | EPOLLET);
 }
 
 Task<> Server::close() {
+  stop_listening();
+  // First the file, then the socket: whoever finds the file finds somebody listening.
+  if (owns_file_) ::unlink(options_.path.c_str());
+  socket_.reset();
+  co_await end_clients();
+}
+
+Task<UniqueFd> Server::give_up() {
+  stop_listening();
+  co_await end_clients();
+  co_return std::move(socket_);
+}
+
+void Server::stop_listening() {
   accept_retry_.cancel();
   if (listener_.thread() != nullptr) listener_.thread()->remove_source(listener_);
-  // First the file, then the socket: whoever finds the file finds somebody listening.
-  ::unlink(options_.path.c_str());
-  socket_.reset();
+}
+
+Task<> Server::end_clients() {
   connected_.for_each([](Client& client) { client.hang_up(); });
   co_await gate_.close();
 }

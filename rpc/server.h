@@ -34,13 +34,17 @@ class Server {
   // Makes the socket; clients that connect wait until start().
   // Errors: those of listen_unix().
   static Result<std::unique_ptr<Server>> listen(Options options, Dispatcher& dispatcher);
-  // Requires: close() has completed.
+  // The same with a socket that another server has given up; its file is left alone until start().
+  static std::unique_ptr<Server> adopt(Options options, UniqueFd socket, Dispatcher& dispatcher);
+  // Requires: close() or give_up() has completed.
   ~Server();
 
   // Begins to serve, on the present thread.
   Result<> start();
   // Takes no more requests, lets those that run end and be answered, and removes the socket's file. Once.
   Task<> close();
+  // The same, but the socket and its file stay: clients that connect wait for the server that adopts it. Once.
+  Task<UniqueFd> give_up();
 
   size_t clients() const { return clients_; }
 
@@ -57,8 +61,10 @@ class Server {
     Server& server_;
   };
 
-  Server(Options options, UniqueFd socket, Dispatcher& dispatcher);
+  Server(Options options, UniqueFd socket, Dispatcher& dispatcher, bool owns_file);
 
+  void stop_listening();
+  Task<> end_clients();
   Result<> watch_listener();
   void accept_all();
   void admit(UniqueFd socket);
@@ -66,6 +72,7 @@ class Server {
 
   const Options options_;
   UniqueFd socket_;
+  bool owns_file_;
   Dispatcher& dispatcher_;
   Listener listener_;
   Timer accept_retry_;

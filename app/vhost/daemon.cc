@@ -2,9 +2,12 @@
 
 #include <unistd.h>
 
+#include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "app/common/app.h"
+#include "app/vhost/hand_over.h"
 #include "lib/base/log.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/virtio/virtio_bdev.h"
@@ -25,55 +28,130 @@ class Daemon {
 
   // On the application's lightweight thread: the whole life of the daemon. The result is the process's.
   Task<int> run() {
+    std::optional<rpc::HandOver> left;
+    if (!options_.upgrade_from.empty()) {
+      auto predecessor = ask_for_hand_over(options_.upgrade_from);
+      if (!predecessor) co_return refuse(predecessor.error());
+      predecessor_ = std::move(*predecessor);
+      auto received = rpc::receive_hand_over(predecessor_.get());
+      if (!received) co_return refuse(received.error());
+      left = std::move(*received);
+    }
+    while (true) {
+      const int result = co_await serve(left);
+      if (!left) co_return result;
+      if (pass_on(std::move(successor_), *left)) {
+        log(LogLevel::kNotice, LogFlag::kApp, "the successor serves; this one ends");
+        co_return 0;
+      }
+    }
+  }
+
+ private:
+  // With what another one has left, if there is such. Sets `left` anew if this one hands over as well.
+  Task<int> serve(std::optional<rpc::HandOver>& left) {
+    const bool takes_over = left.has_value();
+    const std::string directory = absolute(takes_over ? left->vhost_directory : options_.vhost_directory);
+    const std::string rpc_path = takes_over ? left->rpc_path : options_.rpc_socket;
     BdevManager bdevs(app_.threads);
     rpc::Notifications notifications;
     bdevs.add_watcher(notifications);
     lvol::Stores stores(app_.threads, bdevs, notifications);
     vhost::Target target(app_.threads, bdevs,
-                         {.socket_directory = options_.vhost_directory, .socket_mode = options_.vhost_socket_mode});
+                         {.socket_directory = takes_over ? directory : options_.vhost_directory,
+                          .socket_mode = options_.vhost_socket_mode});
     rpc::RpcContext context = app_.rpc_context(bdevs, stores, notifications, target);
+    context.hand_over = [this](UniqueFd successor) {
+      successor_ = std::move(successor);
+      app_.stop.set();
+    };
     rpc::MethodTable methods;
     rpc::add_all_methods(methods, context);
     rpc::Dispatcher dispatcher(methods);
 
     // First of all, as it keeps a second daemon from touching what the first one serves.
-    auto server = rpc::Server::listen({.path = options_.rpc_socket, .mode = options_.rpc_socket_mode}, dispatcher);
-    if (!server) co_return complain("RPC socket " + options_.rpc_socket, server.error());
+    const rpc::Server::Options rpc_options{.path = rpc_path, .mode = options_.rpc_socket_mode};
+    auto server = takes_over ? rpc::Server::adopt(rpc_options, std::move(left->rpc_listener), dispatcher)
+                             : rpc::Server::listen(rpc_options, dispatcher);
+    if (!server) co_return complain("RPC socket " + rpc_path, server.error());
 
-    const bool started = co_await start_serving(**server, dispatcher);
+    const bool started =
+        co_await (takes_over ? take_over(target, dispatcher, *left) : load(dispatcher)) && open(**server, rpc_path);
     if (started) co_await app_.stop.wait();
 
+    left.reset();
     bdevs.cancel_waits();
-    co_await (*server)->close();
-    co_await stores.stop_holding();
-    co_await target.remove_all();
+    if (started && successor_) {
+      left.emplace();
+      left->rpc_listener = co_await (*server)->give_up();
+      left->rpc_path = absolute(rpc_path);
+      left->vhost_directory = directory;
+      left->config = co_await rpc::current_config(context);
+      co_await stores.stop_holding();
+      left->controllers = co_await target.give_up();
+    } else {
+      co_await (*server)->close();
+      co_await stores.stop_holding();
+      co_await target.remove_all();
+    }
     co_await stores.close_all();
     co_await app_.virtio.detach_all(bdevs);
     co_await bdevs.remove_all();
     co_return started ? 0 : 1;
   }
 
- private:
-  // Clients that connect while the configuration is loaded wait, and find all of it.
-  Task<bool> start_serving(rpc::Server& server, rpc::Dispatcher& dispatcher) {
-    if (!options_.config.empty()) {
-      const auto loaded = co_await rpc::load_config(dispatcher, options_.config);
-      if (!loaded) {
-        log(LogLevel::kError, LogFlag::kApp, "{}", loaded.error());
+  Task<bool> load(rpc::Dispatcher& dispatcher) {
+    if (options_.config.empty()) co_return true;
+    co_return ok(co_await rpc::load_config(dispatcher, options_.config));
+  }
+
+  // Everything is made, and waits for the predecessor to say that it serves nobody any more.
+  Task<bool> take_over(vhost::Target& target, rpc::Dispatcher& dispatcher, rpc::HandOver& left) {
+    target.take_over(std::move(left.controllers));
+    if (!ok(co_await rpc::load_config(dispatcher, std::move(left.config), "that is taken over"))) co_return false;
+    if (predecessor_) {
+      if (auto confirmed = confirm_hand_over(predecessor_.get()); !confirmed) {
+        complain("the daemon behind " + options_.upgrade_from, confirmed.error());
         co_return false;
       }
+      predecessor_.reset();
     }
+    co_await target.go_on();
+    co_return true;
+  }
+
+  // Clients that connect while the configuration is loaded wait, and find all of it.
+  bool open(rpc::Server& server, const std::string& rpc_path) {
     if (auto served = server.start(); !served) {
-      complain("RPC socket " + options_.rpc_socket, served.error());
-      co_return false;
+      complain("RPC socket " + rpc_path, served.error());
+      return false;
     }
     log(LogLevel::kNotice, LogFlag::kApp, "Sluice {} is ready: cores {}, RPC on {}", rpc::kVersion,
-        options_.cpumask.to_string(), options_.rpc_socket);
-    co_return true;
+        options_.cpumask.to_string(), rpc_path);
+    return true;
+  }
+
+  static bool ok(const std::expected<void, std::string>& loaded) {
+    if (!loaded) log(LogLevel::kError, LogFlag::kApp, "{}", loaded.error());
+    return loaded.has_value();
+  }
+
+  static int refuse(const std::string& why) {
+    log(LogLevel::kError, LogFlag::kApp, "nothing is taken over: {}", why);
+    return 1;
+  }
+
+  // The other daemon may have another working directory.
+  static std::string absolute(const std::string& path) {
+    std::error_code error;
+    const auto absolute = std::filesystem::absolute(path, error);
+    return error ? path : absolute.lexically_normal().string();
   }
 
   const DaemonOptions& options_;
   App& app_;
+  UniqueFd predecessor_;  // until it serves nobody any more
+  UniqueFd successor_;    // once it has been asked for
 };
 
 Task<int> run(const DaemonOptions& options, App& app) {
@@ -84,7 +162,7 @@ Task<int> run(const DaemonOptions& options, App& app) {
 }  // namespace
 
 int run_daemon(const DaemonOptions& options) {
-  if (::access(options.vhost_directory.c_str(), W_OK | X_OK) != 0) {
+  if (options.upgrade_from.empty() && ::access(options.vhost_directory.c_str(), W_OK | X_OK) != 0) {
     return complain("directory of vhost sockets " + options.vhost_directory, {errno, "cannot make sockets there"});
   }
   return run_app({.cpumask = options.cpumask, .mode = options.mode}, [&](App& app) { return run(options, app); });

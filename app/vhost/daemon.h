@@ -18,6 +18,9 @@ struct DaemonOptions {
   std::string rpc_socket = "/var/tmp/sluice.sock";
   mode_t rpc_socket_mode = 0600;
   std::string config;  // empty: none
+  // The RPC socket of a daemon whose place this one takes, with its guests, sockets, directory and configuration.
+  // Empty: none.
+  std::string upgrade_from;
 };
 
 // Runs until SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. The result is the process's: 0 after a

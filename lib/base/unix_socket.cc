@@ -13,6 +13,16 @@ namespace {
 // Many virtual machines may connect in the same instant, at the start of a host.
 constexpr int kBacklog = 1024;
 
+Result<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty()) return fail(EINVAL, "the socket path is empty");
+  if (path.size() >= sizeof(address.sun_path))
+    return fail(ENAMETOOLONG, "the socket path is longer than 107 characters");
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
 Result<> remove_stale(const sockaddr_un& address) {
   struct stat info{};
   if (::lstat(address.sun_path, &info) != 0) {
@@ -33,13 +43,20 @@ Result<> remove_stale(const sockaddr_un& address) {
 
 }  // namespace
 
+Result<UniqueFd> connect_unix(const std::string& path) {
+  const auto address = address_of(path);
+  if (!address) return std::unexpected(address.error());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd) return fail_errno("cannot create a socket");
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)) != 0)
+    return fail_errno("cannot connect to the socket");
+  return fd;
+}
+
 Result<UniqueFd> listen_unix(const std::string& path, mode_t mode) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty()) return fail(EINVAL, "the socket path is empty");
-  if (path.size() >= sizeof(address.sun_path))
-    return fail(ENAMETOOLONG, "the socket path is longer than 107 characters");
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  const auto made = address_of(path);
+  if (!made) return std::unexpected(made.error());
+  const sockaddr_un& address = *made;
 
   if (auto removed = remove_stale(address); !removed) return std::unexpected(removed.error());
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

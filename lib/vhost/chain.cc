@@ -23,6 +23,7 @@ const char* to_string(RingFault fault) {
       "a buffer has the id of one that is in flight",
       "a descriptor of an available chain is not available",
   };
+  static_assert(kText.size() == static_cast<size_t>(kLastRingFault) + 1);
   return kText[static_cast<size_t>(fault)];
 }
 

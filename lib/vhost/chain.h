@@ -33,6 +33,7 @@ enum class RingFault : uint8_t {
   kIdInFlight,     // packed: a buffer has the id of another one that is in flight
   kTakenBack,      // packed: a descriptor of an available chain is not, or no more, available
 };
+inline constexpr RingFault kLastRingFault = RingFault::kTakenBack;
 const char* to_string(RingFault fault);
 
 // First what the device reads, then what it writes.

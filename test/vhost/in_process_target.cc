@@ -30,18 +30,18 @@ std::string name_of(const char* what, unsigned number) { return std::string(what
 
 }  // namespace
 
-InProcessTarget::InProcessTarget(const Options& options) : restless_(std::getenv("SLUICE_TEST_RESTLESS") != nullptr) {
+InProcessTarget::InProcessTarget(const Options& options)
+    : options_(options), restless_(std::getenv("SLUICE_TEST_RESTLESS") != nullptr) {
   std::string name = (std::filesystem::temp_directory_path() / "sluice-vhost-XXXXXX").string();
   CHECK(::mkdtemp(name.data()) != nullptr);
   directory_ = name;
   reactors_ = ReactorGroup::create(first_available_cpus(restless_ ? 2 : 1), options.mode).value();
   threads_ = std::make_unique<ThreadDirectory>(*reactors_);
   bdevs_ = std::make_unique<BdevManager>(*threads_);
-  target_ = std::make_unique<vhost::Target>(*threads_, *bdevs_,
-                                            vhost::Target::Options{.socket_directory = directory_.string()});
+  make_target();
   app_ = threads_->create("app_thread", reactors_->all_cpus()).value();
   reactors_->start();
-  await(set_up(options));
+  await(set_up());
 }
 
 InProcessTarget::~InProcessTarget() {
@@ -56,22 +56,50 @@ InProcessTarget::~InProcessTarget() {
   std::filesystem::remove_all(directory_);
 }
 
-Task<> InProcessTarget::set_up(const Options& options) {
-  const bool packed = options.packed_ring || std::getenv("SLUICE_TEST_PACKED") != nullptr;
-  for (unsigned i = 0; i < options.num_controllers; ++i) {
-    auto bdev = std::make_unique<HeldBdev>(name_of("bdev", i), options.size_bytes, options.block_size);
+void InProcessTarget::make_target() {
+  target_ = std::make_unique<vhost::Target>(*threads_, *bdevs_,
+                                            vhost::Target::Options{.socket_directory = directory_.string()});
+}
+
+Task<> InProcessTarget::set_up() {
+  for (unsigned i = 0; i < options_.num_controllers; ++i) {
+    auto bdev = std::make_unique<HeldBdev>(name_of("bdev", i), options_.size_bytes, options_.block_size);
     bdevs_in_use_.push_back(bdev.get());
     CHECK(bdevs_->add(std::move(bdev)).has_value());
+  }
+  co_await create_controllers();
+  if (restless_) CHECK(moving_.spawn(move_about()));
+}
+
+Task<> InProcessTarget::create_controllers() {
+  const bool packed = options_.packed_ring || std::getenv("SLUICE_TEST_PACKED") != nullptr;
+  for (unsigned i = 0; i < options_.num_controllers; ++i) {
     vhost::Target::ControllerOptions controller{.name = name_of("vhost.", i),
                                                 .bdev_name = name_of("bdev", i),
                                                 .cpumask = {},
-                                                .readonly = options.readonly,
+                                                .readonly = options_.readonly,
                                                 .packed_ring = packed,
                                                 .queue_threads = restless_ ? kQueueThreads : 0U};
     auto created = co_await target_->create_controller(std::move(controller));
     CHECK(created.has_value());
   }
-  if (restless_) CHECK(moving_.spawn(move_about()));
+}
+
+std::vector<vhost::ControllerState> InProcessTarget::give_up() {
+  auto states = await(target_->give_up());
+  target_.reset();
+  return states;
+}
+
+void InProcessTarget::take_over(std::vector<vhost::ControllerState> states) {
+  make_target();
+  target_->take_over(std::move(states));
+  await(create_controllers());
+}
+
+void InProcessTarget::abandon() {
+  await(target_->remove_all());
+  target_.reset();
 }
 
 // The application's own thread, on which this runs, as well.

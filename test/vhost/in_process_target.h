@@ -52,6 +52,13 @@ class InProcessTarget {
   IoStats iostat(HeldBdev& bdev) { return await(bdevs_->iostat(bdev)); }
   BdevManager& bdevs() { return *bdevs_; }
   vhost::Target& target() { return *target_; }
+  // The target gives all up, and ends.
+  std::vector<vhost::ControllerState> give_up();
+  // Another one takes it over, on the same bdevs, until go_on().
+  void take_over(std::vector<vhost::ControllerState> states);
+  void go_on() { await(target_->go_on()); }
+  // It ends, as one that has failed before it went on.
+  void abandon();
 
   // Runs a task on the application's thread, to its end.
   template <typename T>
@@ -68,10 +75,13 @@ class InProcessTarget {
   }
 
  private:
-  Task<> set_up(const Options& options);
+  void make_target();
+  Task<> set_up();
+  Task<> create_controllers();
   Task<> move_about();
   Task<> tear_down();
 
+  const Options options_;
   std::filesystem::path directory_;
   std::unique_ptr<ReactorGroup> reactors_;
   std::unique_ptr<ThreadDirectory> threads_;
