@@ -49,6 +49,7 @@ class Backend:
     has_packed_rings = False
     tells_growth = False  # guests see a new size without a reboot
     replaces_disks = False  # replace()
+    upgrades = False  # upgrade()
     keeps_requests = False  # requests in flight survive restart()
     breaks_all_disks = False  # break_disk() hits the other disks too
     place = None  # where its directory is; None: where temporary files are
@@ -138,6 +139,7 @@ class SluiceBackend(Backend):
     has_packed_rings = True
     tells_growth = True
     replaces_disks = True
+    upgrades = True
     keeps_requests = True
 
     def __init__(self, name, mode=None):
@@ -175,6 +177,20 @@ class SluiceBackend(Backend):
         self._control.call('vhost_controller_set_bdev', ctrlr=disk.socket.name, bdev_name=name)
         self._control.call('bdev_aio_delete', name=disk.name)
         disk.name, disk.image, disk.size_bytes = name, image, size_bytes
+
+    def upgrade(self):
+        """Another process takes the place of this one, which ends."""
+        old, self._process = self._process, None
+        try:
+            self._control.close()
+            self._spawn([self.require(), '-m', hex(sum(1 << core for core in self._cores)), '--upgrade-from', self.rpc_path,
+                         '--mode', self.mode or 'interrupt'])
+            if old.wait(START_TIMEOUT_S) != 0:
+                raise GuestError(f'{self.kind} handed nothing over; see {self.log}:\n{common.tail(self.log)}')
+        finally:
+            old.kill()
+            old.wait()
+        self._control = JsonRpc(self.rpc_path)
 
     def break_disk(self, disk):
         """Hot removal under a running guest."""

@@ -106,6 +106,24 @@ class QemuGuest(unittest.TestCase):
                 guest.power_off()
             verify_ext4(disk.image, sums)
 
+    def test_upgrades_under_load(self):
+        if not self.backend.upgrades:
+            self.skipTest(f'{self.backend.kind} cannot be upgraded while it serves')
+        with self.backend('upgrade') as backend:
+            disk = backend.add_disk('disk', SIZE_BYTES)
+            with Qemu([disk.socket], 'upgrade', 'microvm', queues=2) as guest:
+                guest.start('loop', limit_s=6)
+                guest.wait_for('PASS 1')
+                for _ in range(3):
+                    backend.upgrade()
+                guest.wait_for('PASS 3')
+                guest.result()
+                sums = guest.run('ext4')['sums']
+                backend.upgrade()
+                guest.run('verify')
+                guest.power_off()
+            verify_ext4(disk.image, sums)
+
     def test_mode_switches_under_load(self):
         if not self.backend.modes:
             self.skipTest(f'{self.backend.kind} has no reactor modes')

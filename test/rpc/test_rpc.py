@@ -107,6 +107,8 @@ class Methods(DaemonCase):
         # Ends the daemon: tested in Lifetime. Needs io_uring: tested in test_uring_disk.
         tested = {method for method, _, _ in calls} | {'spdk_kill_instance'}
         tested |= {'bdev_uring_create', 'bdev_uring_rescan', 'bdev_uring_delete'}
+        # Needs a daemon that takes over: tested in test_upgrade.py.
+        tested |= {'framework_hand_over'}
         # Needs a thread that may move: tested in test_threads.py.
         tested |= {'thread_set_cpumask'}
         # Need a disk that holds a store: tested in test_lvol.py and test_lvol_space.py.
