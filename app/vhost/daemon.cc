@@ -8,6 +8,7 @@
 
 #include "app/common/app.h"
 #include "app/vhost/hand_over.h"
+#include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/virtio/virtio_bdev.h"
@@ -41,7 +42,8 @@ class Daemon {
       const int result = co_await serve(left);
       if (!left) co_return result;
       if (pass_on(std::move(successor_), *left)) {
-        log(LogLevel::kNotice, LogFlag::kApp, "the successor serves; this one ends");
+        log(LogLevel::kNotice, LogFlag::kApp, "the successor serves after {} us; this one ends",
+            (now_ns() - paused_ns_) / kNsPerUs);
         co_return 0;
       }
     }
@@ -88,7 +90,10 @@ class Daemon {
       left->vhost_directory = directory;
       left->config = co_await rpc::current_config(context);
       co_await stores.stop_holding();
+      paused_ns_ = now_ns();
       left->controllers = co_await target.give_up();
+      log(LogLevel::kNotice, LogFlag::kApp, "{} controllers are to be handed over; all requests were done after {} us",
+          left->controllers.size(), (now_ns() - paused_ns_) / kNsPerUs);
     } else {
       co_await (*server)->close();
       co_await stores.stop_holding();
@@ -97,6 +102,9 @@ class Daemon {
     co_await stores.close_all();
     co_await app_.virtio.detach_all(bdevs);
     co_await bdevs.remove_all();
+    if (left) {
+      log(LogLevel::kNotice, LogFlag::kApp, "all bdevs are closed after {} us", (now_ns() - paused_ns_) / kNsPerUs);
+    }
     co_return started ? 0 : 1;
   }
 
@@ -150,8 +158,9 @@ class Daemon {
 
   const DaemonOptions& options_;
   App& app_;
-  UniqueFd predecessor_;  // until it serves nobody any more
-  UniqueFd successor_;    // once it has been asked for
+  UniqueFd predecessor_;    // until it serves nobody any more
+  UniqueFd successor_;      // once it has been asked for
+  uint64_t paused_ns_ = 0;  // when guests began to wait for it
 };
 
 Task<int> run(const DaemonOptions& options, App& app) {

@@ -139,6 +139,26 @@ TEST_F(UnixSocket, RefusesAPathThatDoesNotFitAnAddress) {
 
 TEST_F(UnixSocket, TellsWhyThePathCannotBeUsed) { EXPECT_EQ(refusal(folder_ / "missing" / "socket"), ENOENT); }
 
+TEST_F(UnixSocket, IsConnectedToByABlockingCloseOnExecSocket) {
+  const auto listener = listen_unix(path_, 0600);
+  ASSERT_TRUE(listener);
+  const auto socket = connect_unix(path_);
+  ASSERT_TRUE(socket);
+  EXPECT_EQ(::fcntl(socket->get(), F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_EQ(::fcntl(socket->get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_TRUE(UniqueFd(::accept4(listener->get(), nullptr, nullptr, SOCK_CLOEXEC)));
+}
+
+TEST_F(UnixSocket, TellsWhyThereIsNobodyToConnectTo) {
+  const auto code = [](const std::string& path) {
+    const auto socket = connect_unix(path);
+    return socket ? 0 : socket.error().code;
+  };
+  EXPECT_EQ(code(path_), ENOENT);
+  EXPECT_EQ(code(""), EINVAL);
+  EXPECT_EQ(code(std::string(200, 'x')), ENAMETOOLONG);
+}
+
 TEST_F(UnixSocket, HasExactlyItsModeWhateverTheUmask) {
   for (const mode_t mask : {0000U, 0022U, 0077U, 0777U}) {
     ::umask(mask);

@@ -109,6 +109,8 @@ class Upgrade(unittest.TestCase):
         self.assertIsNone(load.poll(), 'the load ran all the time')
         self.assertEqual(len(pids), UPGRADES + 1)
         longest_ms = self.expect_well_done(load)
+        if 'SLUICE_TEST_UPGRADES' in os.environ:
+            print(self.daemon.read_log(), flush=True)
         print(f'longest request over {UPGRADES} upgrades: {longest_ms:.1f} ms', flush=True)
 
     def test_everything_is_there_afterwards(self):
