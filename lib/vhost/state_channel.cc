@@ -30,19 +30,19 @@ Result<> StateChannel::write(std::span<const std::byte> bytes) const {
       return fail_errno("cannot write to a pipe");
     written = ::splice(own_read.get(), nullptr, fd.get(), nullptr, bytes.size(), SPLICE_F_NONBLOCK);
   }
-  if (written < 0) return fail_errno("cannot write the device state");
-  if (static_cast<size_t>(written) != bytes.size()) return fail(EAGAIN, "the device state's descriptor is full");
+  if (written < 0 && errno != EAGAIN) return fail_errno("a device state's descriptor cannot be written to");
+  if (written != static_cast<ssize_t>(bytes.size())) return fail(EAGAIN, "a device state's descriptor is full");
   return {};
 }
 
 Result<size_t> StateChannel::read(std::span<std::byte> into) const {
   if (is_socket) {
     const ssize_t got = ::recv(fd.get(), into.data(), into.size(), MSG_DONTWAIT);
-    if (got < 0) return fail_errno("cannot read the device state");
+    if (got < 0) return fail_errno("a device state's descriptor cannot be read");
     return static_cast<size_t>(got);
   }
   const ssize_t moved = ::splice(fd.get(), nullptr, own_write.get(), nullptr, into.size(), SPLICE_F_NONBLOCK);
-  if (moved < 0) return fail_errno("cannot read the device state");
+  if (moved < 0) return fail_errno("a device state's descriptor cannot be read");
   if (moved == 0) return 0U;
   const ssize_t got = ::read(own_read.get(), into.data(), static_cast<size_t>(moved));
   if (got != moved) return fail_errno("cannot read from a pipe");
