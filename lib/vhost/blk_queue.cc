@@ -74,6 +74,7 @@ void BlkQueue::run(Setup setup) {
   features_ = setup.features;
   channel_ = detached_ ? nullptr : setup.channel;  // the bdev may have gone while this waited
   write_through_ = setup.write_through;
+  set_log(std::move(setup.log));
   use_map(std::move(setup.map));
   if (in_flight_ == 0) ring_.begin();
   ring_.disable_kicks();
@@ -130,6 +131,7 @@ void BlkQueue::reset() {
   started_ = false;
   fault_ = RingFault::kNone;
   ring_ = VirtQueue();  // lets go of the map
+  log_.reset();
   maps_.clear();
 }
 
@@ -144,6 +146,10 @@ bool BlkQueue::poll() {
     seen_losses_ = MemoryGuard::losses();
     if (maps_.back()->map->lost()) {
       break_ring(RingFault::kMemoryLost);
+      return true;
+    }
+    if (log_ != nullptr && log_->lost()) {
+      break_ring(RingFault::kLogLost);
       return true;
     }
   }
@@ -230,6 +236,8 @@ void BlkQueue::on_io_done(BlkRequest& request) {
 
 void BlkQueue::finish(BlkRequest& request, BlkStatus status) {
   const uint32_t written = request.finish(status);
+  if (log_ != nullptr) [[unlikely]]
+    request.mark_written(*log_, *request.map_use->map);
   ring_.push_used(request.chain(), written);
   if (!publish_pending_) {
     publish_pending_ = true;
@@ -260,6 +268,11 @@ void BlkQueue::set_coalescing(const Coalescing& coalescing) {
   coalescing_ = coalescing;
   delay_ns_ = 0;
   if (call_timer_.armed()) call();
+}
+
+void BlkQueue::set_log(std::shared_ptr<DirtyLog> log) {
+  log_ = std::move(log);
+  ring_.set_log(log_.get());
 }
 
 // Whether a call that is due now is made later, by a timer: the busier the queue, the later; not at low depth.

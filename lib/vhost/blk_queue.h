@@ -22,6 +22,7 @@
 #include "lib/thread/poller.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_request.h"
+#include "lib/vhost/dirty_log.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/vhost/virt_queue.h"
@@ -54,6 +55,7 @@ class BlkQueue final : public Poller, private MoveListener {
     std::shared_ptr<const MemoryMap> map;
     uint64_t features = 0;
     BdevChannel* channel = nullptr;
+    std::shared_ptr<DirtyLog> log;  // null: what is written is not logged
     bool write_through = false;
     bool enabled_by_default = false;  // until SET_VRING_ENABLE is sent for this ring
   };
@@ -97,6 +99,9 @@ class BlkQueue final : public Poller, private MoveListener {
   Task<> detach_bdev();
   void set_write_through(bool write_through) { write_through_ = write_through; }
   void set_coalescing(const Coalescing& coalescing);
+  // What is written to guest memory is marked there from now on, also by requests in flight; nullptr: nowhere. Nothing
+  // is marked in the former log any more once this returns.
+  void set_log(std::shared_ptr<DirtyLog> log);
 
   uint32_t index() const { return index_; }
   LwThread& owner() const { return owner_; }
@@ -148,6 +153,7 @@ class BlkQueue final : public Poller, private MoveListener {
 
   BdevChannel* channel_ = nullptr;
   bool detached_ = false;
+  std::shared_ptr<DirtyLog> log_;  // the ring's, too
   // The last one is the present map; those before wait for their requests.
   std::vector<std::unique_ptr<MapUse>> maps_;
   Signal map_freed_;

@@ -32,6 +32,7 @@ enum class RingFault : uint8_t {
   kBadId,          // packed: a buffer's id is not below the ring's size
   kIdInFlight,     // packed: a buffer has the id of another one that is in flight
   kTakenBack,      // packed: a descriptor of an available chain is not, or no more, available
+  kLogLost,        // the front end has cut off the log of written pages
 };
 const char* to_string(RingFault fault);
 

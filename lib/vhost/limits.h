@@ -25,6 +25,10 @@ inline constexpr uint32_t kMaxSegments = 2 * kMaxChainLength;
 // Guest memory that one front end may have mapped, and all together: address space is the process's, and finite.
 inline constexpr uint64_t kMaxGuestBytes = uint64_t{16} << 40;
 inline constexpr uint64_t kMaxMappedBytes = uint64_t{64} << 40;
+// A log of written pages: a bit for each page of as much.
+inline constexpr uint64_t kMaxDirtyLogBytes = kMaxMappedBytes / kLogPageSize / 8;
+// How long the end of a device state may be waited for: when it is asked for, it should have come.
+inline constexpr uint64_t kStateTimeoutNs = 1'000'000'000;
 // Memory maps of the past that a queue keeps for requests in flight; one more, and the oldest has to end first.
 inline constexpr uint32_t kMaxMapsInUse = 4;
 // Requests one poll of a queue takes, so that the other queues of the thread get their turn.

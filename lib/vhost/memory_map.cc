@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "lib/base/check.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_guard.h"
 
@@ -147,11 +148,16 @@ bool MemoryMap::lost() const {
 }
 
 std::byte* MemoryMap::translate_user(uint64_t user_address, uint64_t length) const {
-  for (const Region& region : regions_) {
-    const uint64_t offset = user_address - region.user_address;
-    if (offset < region.size && length <= region.size - offset) return region.host + offset;
-  }
-  return nullptr;
+  const Region* region = find_user(user_address);
+  if (region == nullptr) return nullptr;
+  const uint64_t offset = user_address - region->user_address;
+  return length <= region->size - offset ? region->host + offset : nullptr;
+}
+
+uint64_t MemoryMap::guest_address_of(uint64_t user_address) const {
+  const Region* region = find_user(user_address);
+  CHECK(region != nullptr);
+  return region->guest_address + (user_address - region->user_address);
 }
 
 }  // namespace sluice::vhost

@@ -49,6 +49,19 @@ class MemoryMap {
   // The address of [address, address + length) of the front end's own address space; nullptr unless within one region.
   std::byte* translate_user(uint64_t user_address, uint64_t length) const;
 
+  // Where in guest physical memory a byte of the front end's own address space is. Requires: translate_user() finds it.
+  uint64_t guest_address_of(uint64_t user_address) const;
+
+  // Runs fn(guest address, length) for each place at which the guest has these bytes, which translate() has given: one,
+  // unless the front end has put the same part of its file into several regions.
+  template <typename Fn>
+  void for_each_guest_place(const void* host, uint64_t length, Fn fn) const {
+    for (const Region& region : regions_) {
+      const uint64_t offset = reinterpret_cast<uintptr_t>(host) - reinterpret_cast<uintptr_t>(region.host);
+      if (offset < region.size) fn(region.guest_address + offset, std::min(length, region.size - offset));
+    }
+  }
+
   // Whether the front end has taken a part of the memory away under its mapping (see MemoryGuard).
   bool lost() const;
 
@@ -68,6 +81,12 @@ class MemoryMap {
     if (after == regions_.begin()) return nullptr;
     const Region& region = *std::prev(after);
     return guest_address - region.guest_address < region.size ? &region : nullptr;
+  }
+
+  const Region* find_user(uint64_t user_address) const {
+    const auto found = std::ranges::find_if(
+        regions_, [user_address](const Region& region) { return user_address - region.user_address < region.size; });
+    return found == regions_.end() ? nullptr : &*found;
   }
 
   std::vector<Region> regions_;  // by guest address

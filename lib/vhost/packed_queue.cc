@@ -39,6 +39,10 @@ bool PackedQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint1
   ring_ = reinterpret_cast<PackedDesc*>(ring);
   driver_event_ = reinterpret_cast<const uint32_t*>(driver);
   device_event_ = reinterpret_cast<uint32_t*>(device);
+  // The address to log at is that of what the device alone writes. Descriptors have no other address than their own.
+  logged_ = (addresses.flags & kVringLogFlag) != 0;
+  log_ring_ = map.guest_address_of(addresses.desc);
+  log_device_event_ = addresses.log;
   size_ = size;
   event_idx_ = (features & kFeatureEventIdx) != 0;
   indirect_ = (features & kFeatureIndirectDesc) != 0;
@@ -126,6 +130,7 @@ void PackedQueue::push_used(const Chain& chain, uint32_t written) {
   } else {
     __atomic_store_n(&desc.flags, flags, __ATOMIC_RELAXED);
   }
+  mark_desc(used_.offset);
   used_.advance(chain.descriptors, size_);
   unpublished_ += chain.descriptors;
 }
@@ -133,6 +138,7 @@ void PackedQueue::push_used(const Chain& chain, uint32_t written) {
 bool PackedQueue::publish() {
   if (unpublished_ == 0) return false;
   __atomic_store_n(&ring_[published_.offset].flags, first_flags_, __ATOMIC_RELEASE);
+  mark_desc(published_.offset);
   const uint32_t before = published_.linear(size_);
   const uint32_t count = unpublished_;
   published_ = used_;
@@ -151,14 +157,18 @@ bool PackedQueue::publish() {
 bool PackedQueue::enable_kicks() {
   const PackedEvent wish = event_idx_ ? PackedEvent{.off_wrap = avail_.encoded(), .flags = kPackedEventDesc}
                                       : PackedEvent{.off_wrap = 0, .flags = kPackedEventEnable};
-  __atomic_store_n(device_event_, as_word(wish), __ATOMIC_RELAXED);
+  write_device_event(wish);
   // The wish must be visible before we look again: the driver makes chains available, then looks at the wish.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return has_work();
 }
 
-void PackedQueue::disable_kicks() {
-  __atomic_store_n(device_event_, as_word({.off_wrap = 0, .flags = kPackedEventDisable}), __ATOMIC_RELAXED);
+void PackedQueue::disable_kicks() { write_device_event({.off_wrap = 0, .flags = kPackedEventDisable}); }
+
+void PackedQueue::write_device_event(PackedEvent wish) {
+  __atomic_store_n(device_event_, as_word(wish), __ATOMIC_RELAXED);
+  if (log_ != nullptr && logged_) [[unlikely]]
+    log_->mark(log_device_event_, sizeof(wish));
 }
 
 }  // namespace sluice::vhost

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "lib/vhost/chain.h"
+#include "lib/vhost/dirty_log.h"
 #include "lib/vhost/limits.h"
 #include "lib/virtio/virtio.h"
 #include "lib/virtio/wire.h"
@@ -27,6 +28,9 @@ class PackedQueue {
   // would go on outside the ring.
   bool attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features,
               std::optional<uint32_t> base = std::nullopt);
+  // Where to mark what is written to ring and event structure from now on, if the address asks for that; nullptr:
+  // nowhere.
+  void set_log(DirtyLog* log) { log_ = log; }
 
   // Where the queue goes on; survives attach().
   uint32_t base() const { return avail_.encoded() | uint32_t{used_.encoded()} << 16; }
@@ -77,11 +81,20 @@ class PackedQueue {
   }
   RingFault read_chain(Chain& chain, Position& at);
   RingFault read_table(Chain& chain, const PackedDesc& desc);
+  void mark_desc(uint16_t offset) {
+    if (log_ != nullptr && logged_) [[unlikely]]
+      log_->mark(log_ring_ + offset * sizeof(PackedDesc), sizeof(PackedDesc));
+  }
+  void write_device_event(PackedEvent wish);
 
   ChainReader reader_;
   PackedDesc* ring_ = nullptr;
   const uint32_t* driver_event_ = nullptr;  // each a PackedEvent, read and written as a whole
   uint32_t* device_event_ = nullptr;
+  DirtyLog* log_ = nullptr;
+  bool logged_ = false;
+  uint64_t log_ring_ = 0;  // guest physical, as the next one
+  uint64_t log_device_event_ = 0;
   uint16_t size_ = 0;
   bool event_idx_ = false;
   bool indirect_ = false;

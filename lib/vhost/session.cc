@@ -4,11 +4,14 @@
 
 #include <cstring>
 
+#include "lib/vhost/state_channel.h"
+
 namespace sluice::vhost {
 namespace {
 
 constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
-                                              kProtocolConfigureMemSlots | kProtocolResetDevice;
+                                              kProtocolConfigureMemSlots | kProtocolResetDevice | kProtocolLogShmfd |
+                                              kProtocolDeviceState | kProtocolStatus;
 
 }  // namespace
 
@@ -54,10 +57,15 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
     at(Request::kGetConfig) = {&Session::get_config, sizeof(ConfigHeader), kMaxPayloadSize};
     at(Request::kSetConfig) = {&Session::set_config, sizeof(ConfigHeader), kMaxPayloadSize};
     fixed(Request::kResetDevice, &Session::reset_device, 0);
+    fixed(Request::kSetLogBase, &Session::set_log_base, sizeof(LogDescription), 1);
+    fixed(Request::kSetLogFd, &Session::set_log_fd, 0, 1);
+    fixed(Request::kSetDeviceStateFd, &Session::set_device_state_fd, sizeof(DeviceStateTransfer), 1);
+    fixed(Request::kCheckDeviceState, &Session::check_device_state, 0);
+    fixed(Request::kGetStatus, &Session::get_status, 0);
+    fixed(Request::kSetStatus, &Session::set_status, sizeof(U64Payload));
     for (const Request request :
-         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetStatus,
-          Request::kGetSharedObject, Request::kSetDeviceStateFd, Request::kCheckDeviceState, Request::kGetShmemConfig,
-          Request::kGetVringBaseSkipDrain}) {
+         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetSharedObject,
+          Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
       at(request).unanswerable = true;
     }
     return rules;
@@ -101,6 +109,8 @@ Task<> Session::run() {
   co_await tear_down();
 }
 
+Session::~Session() = default;
+
 Task<Result<>> Session::handle(WireMessage& message) {
   log(LogLevel::kDebug, LogFlag::kVhost, "controller {}: session {}: message {}, flags {:#x}, {} bytes, {} descriptors",
       device_.name(), id_, message.header.request, message.header.flags, message.header.size, message.fds.size());
@@ -128,17 +138,19 @@ Task<Result<>> Session::handle(WireMessage& message) {
   if (message.request() == Request::kSetProtocolFeatures && message.need_reply())
     acknowledge |= (protocol_features_ & kProtocolReplyAck) != 0;
 
-  if (outcome.has_reply && outcome.result) {
-    const Header header{
-        .request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
-    co_return co_await connection_.write(header, outcome.reply);
-  }
   if (!outcome.result) {
     if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
       log(LogLevel::kWarning, LogFlag::kVhost,
           "controller {}: session {}: message {} is refused: {} ({} such lines held back)", device_.name(), id_,
           message.header.request, outcome.result.error().what, held_back);
     }
+  }
+  if (outcome.has_reply && (outcome.result || !outcome.reply.empty())) {
+    const Header header{
+        .request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
+    co_return co_await connection_.write(header, outcome.reply);
+  }
+  if (!outcome.result) {
     // A front end that waits for a reply gets a refusal; one that does not could not know, and must not go on.
     if (!harmless && (outcome.has_reply || !acknowledge)) co_return outcome.result;
   }
@@ -150,7 +162,9 @@ Task<Result<>> Session::handle(WireMessage& message) {
 
 Task<> Session::tear_down() {
   if (connection_.thread() != nullptr) thread_.remove_source(connection_);
+  loading_.reset();
   co_await for_each_queue([](BlkQueue& queue) { return queue.end(); });
+  report_overrun();
   co_await visitors_.close();
   for (auto& queue : queues_) {
     if (queue != nullptr) co_await run_on(queue->owner(), [&queue] { queue.reset(); });
@@ -219,6 +233,7 @@ BlkQueue::Setup Session::setup(const BlkQueue& queue) const {
   return {.map = memory_,
           .features = features_,
           .channel = places_[queue.index() % places_.size()].channel,
+          .log = log_in_use(),
           .write_through = write_through(),
           .enabled_by_default = rings_enabled_};
 }
@@ -259,6 +274,7 @@ Task<Session::Outcome> Session::set_features(WireMessage& message) {
   if ((features & kFeatureProtocolFeatures) == 0) rings_enabled_ = true;
   // The ring's format cannot change under way: of a running ring only what concerns requests is taken over.
   co_await for_each_queue([on = write_through()](BlkQueue& queue) { queue.set_write_through(on); });
+  co_await use_log();
   co_await update_all();
   co_return Outcome{};
 }
@@ -325,6 +341,7 @@ Task<Session::Outcome> Session::reset_device(WireMessage&) {
   features_ = 0;
   rings_enabled_ = false;
   writeback_ = true;
+  status_ = 0;
   co_return Outcome{};
 }
 

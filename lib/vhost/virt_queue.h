@@ -31,6 +31,11 @@ class VirtQueue {
     size_ = size;
     return true;
   }
+  // Where to mark what is written to the rings from now on; nullptr: nowhere.
+  void set_log(DirtyLog* log) {
+    split_.set_log(log);
+    packed_.set_log(log);
+  }
   // Whether it may be attached like this while requests are in flight: a packed ring has room for its own only.
   bool can_go_on(uint16_t size, uint64_t features) const {
     return wants_packed(features) == is_packed_ && (!is_packed_ || (size == size_ && !base_));

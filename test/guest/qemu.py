@@ -13,6 +13,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import common
 from common import Deadline, GuestError, LineReader, program
@@ -21,6 +22,8 @@ from jsonrpc import Qmp
 
 BOOT_TIMEOUT_S = 60
 SCENARIO_TIMEOUT_S = 60
+MIGRATION_TIMEOUT_S = 60
+POLL_S = 0.02
 
 # The only serial ports are the two isa-serial devices of the command line; microvm would add its own.
 MACHINES = {'q35': 'q35', 'microvm': 'microvm,pcie=on,isa-serial=off,usb=off'}
@@ -30,13 +33,14 @@ class Qemu:
     """A running guest. `queues` is the number of virtqueues of each disk, and of virtual CPUs."""
 
     def __init__(self, sockets, name, machine='q35', queues=1, memory_mib=192, scenario=None, reconnect=False,
-                 console=None, loglevel=4, root=None, packed=False):
+                 console=None, loglevel=4, root=None, packed=False, incoming=None):
         """Starts the guest; run() or wait_ready() wait for it. `scenario` runs first, without run().
 
         reconnect: QEMU comes back when the back end was restarted, instead of leaving a dead disk.
         console: a socket which gets the console's bytes too.
         loglevel: the least kernel message that reaches the console; 4 includes I/O errors.
         packed: the guest may have packed virtqueues, if the back end offers them.
+        incoming: the path of a socket on which the guest arrives from another Qemu of the same shape; see migrate_to().
         root: the guest's root file system is on this disk ("vda"), not in memory; see image.root_directory().
         """
         self.name = name
@@ -51,6 +55,9 @@ class Qemu:
         given = [control_end, monitor_end] + ([console] if console else [])
         command = [*self._machine(MACHINES[machine], memory_mib, loglevel, scenario, root),
                    *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect, packed)]
+        self.incoming = incoming
+        if incoming:
+            command += ['-incoming', f'unix:{incoming}']
         with open(self.qemu_log, 'wb') as log:
             log.write(f'$ {" ".join(command)}\n'.encode())
             log.flush()
@@ -102,12 +109,50 @@ class Qemu:
             if line.startswith(('RESULT ok', 'READY')) and self._ready:
                 raise self._error(f'the guest said "{line}" while "{prefix}" was expected')
 
+    def latest(self, prefix):
+        """The last control line so far that begins with `prefix`; None if there was none. Takes all that are there."""
+        found = None
+        while (line := self._lines.line(Deadline(0))) is not None:
+            if line.startswith('RESULT'):
+                raise self._error(f'the guest reports: {line}')
+            if line.startswith(prefix):
+                found = line
+        return found
+
+    def say(self, words):
+        """A line for the scenario that runs."""
+        self._control.sendall(words.encode() + b'\n')
+
     # ---- the machine ----
 
     def reset(self):
         """Presses the reset button: the guest boots again, without a shutdown."""
         self._ready = False
         self.qmp.call('system_reset')
+
+    def migrate_to(self, target, timeout_s=MIGRATION_TIMEOUT_S):
+        """Moves the running guest to `target`, in the middle of what it does; returns QEMU's figures of it.
+
+        This one still exists afterwards, without a guest; the scenario goes on at the other.
+        """
+        self.wait_ready()
+        self.qmp.call('migrate', uri=f'unix:{target.incoming}')
+        deadline = Deadline(timeout_s)
+        while True:
+            info = self.qmp.call('query-migrate')
+            if info.get('status') == 'completed':
+                break
+            if info.get('status') not in (None, 'setup', 'active', 'device') or not deadline.left():
+                raise self._error(f'the migration has not succeeded: {info}')
+            time.sleep(POLL_S)
+        # What the guest has told before it moved.
+        target._lines.begin_with(self._lines.rest())
+        target._ready = True
+        while target.qmp.call('query-status')['status'] != 'running':
+            if not deadline.left():
+                raise target._error('the guest does not run after its migration')
+            time.sleep(POLL_S)
+        return info
 
     def kill(self):
         """SIGKILL to QEMU: the guest and its connections vanish in mid-request."""
