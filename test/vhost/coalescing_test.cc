@@ -11,6 +11,7 @@
 #include "app/conformance/ring_driver.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/vhost/blk_queue.h"
+#include "lib/vhost/guarded_write.h"
 #include "test/support/manual_host.h"
 #include "test/vhost/held_bdev.h"
 
@@ -85,6 +86,7 @@ class CoalescingTest : public testing::Test {
   }
   // As a hostile front end may, at any time: from now on a write to it blocks.
   void fill_call_descriptor() {
+    vhost::forget_blocked_writes();
     const int fd = ring_->call_fd();
     ASSERT_EQ(::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
     ring_->drain_call();
