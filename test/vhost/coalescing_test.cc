@@ -228,5 +228,52 @@ TEST_F(CoalescingTest, StoppingMakesTheCallThatIsDue) {
   EXPECT_GT(calls(), before);
 }
 
+// ---- A queue's share of its thread
+
+class QueueShareTest : public CoalescingTest {};
+
+// A block device may copy the bytes there and then: 16 requests of the largest size are gigabytes.
+TEST_F(QueueShareTest, PollEndsWithItsBytesToo) {
+  start({}, 0);
+  constexpr uint32_t kBytes = vhost::kQueueBudgetBytes / 4;
+  const uint64_t data = memory_.allocate(kHigh, kBytes);
+  for (int i = 0; i < 16; ++i)
+    ring_->add_chain(std::vector<Segment>{{header_, 16}, {data, kBytes, true}, {status_, 1, true}});
+  ring_->publish();
+  for (int polls = 1; polls <= 4; ++polls) {
+    hosts_.turn();
+    EXPECT_EQ(disk_->held_count(), 4 * polls);
+  }
+}
+
+// A ring without a kick has to be looked at. A front end may make 64 of them, and use none.
+TEST_F(QueueShareTest, RingWithoutAKickIsLookedAtLessAndLessOften) {
+  start({}, 0);
+  hosts_.set_mode(PollMode::kInterrupt);
+  hosts_.run_until_idle();
+  const auto looks_in_a_second = [this] {
+    const uint64_t before = queue_->stats().kicks;
+    for (uint64_t ns = 0; ns < kNsPerSec; ns += vhost::kKicklessPeriodNs) {
+      hosts_.advance(vhost::kKicklessPeriodNs);
+      hosts_.run_until_idle();
+    }
+    return queue_->stats().kicks - before;
+  };
+  looks_in_a_second();
+  const uint64_t most = kNsPerSec / vhost::kMaxKicklessPeriodNs;
+  EXPECT_GE(looks_in_a_second(), most - 1);
+  EXPECT_LE(looks_in_a_second(), most + 1);
+  // Once there is work, it is looked at soon again.
+  ring_->add_chain(std::vector<Segment>{{header_, 16}, {data_, 512, true}, {status_, 1, true}});
+  ring_->publish();
+  hosts_.advance(vhost::kMaxKicklessPeriodNs);
+  hosts_.run_until_idle();
+  EXPECT_EQ(disk_->held_count(), 1);
+  const uint64_t before = queue_->stats().kicks;
+  hosts_.advance(vhost::kKicklessPeriodNs);
+  hosts_.run_until_idle();
+  EXPECT_EQ(queue_->stats().kicks, before + 1);
+}
+
 }  // namespace
 }  // namespace sluice::test

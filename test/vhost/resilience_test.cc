@@ -154,6 +154,39 @@ TEST_F(VhostFlood, MemoryTablesDoNotStarveOtherControllers) {
       [&](FrontEnd& front_end, uint64_t sent) { return front_end.send(Request::kSetMemTable, tables[sent % 2], fds); });
 }
 
+// A guest that fills its ring again as soon as a request is done, with large requests.
+TEST_F(VhostFlood, RequestsDoNotStarveOtherControllers) {
+  auto other = running({}, 1);
+  auto flooding = running({.queue_size = 1024});
+  ASSERT_FALSE(HasFailure());
+  GuestMemory& memory = flooding->memory();
+  const uint64_t header = memory.allocate(kHigh, sizeof(vhost::BlkRequestHeader));
+  memory.write(header, bytes_of(vhost::BlkRequestHeader{.type = 0}));
+  constexpr uint32_t kBytes = 256 << 10;
+  const uint64_t data = memory.allocate(kHigh, kBytes);
+  const uint64_t status = memory.allocate(kHigh, 1);
+  const std::vector<Segment> request{
+      {header, sizeof(vhost::BlkRequestHeader)}, {data, kBytes, true}, {status, 1, true}};
+  RingDriver& ring = flooding->ring(0);
+  {
+    const Repeated flood([&] {
+      while (ring.free_descriptors() >= request.size()) ring.add_chain(request);
+      ring.publish();
+      ring.kick();
+      bool any = false;
+      while (ring.poll_used()) any = true;
+      return any;
+    });
+    ASSERT_TRUE(eventually([&] { return flood.count() > 10; })) << ring.violation();
+    const uint64_t before = flood.count();
+    const Deadline deadline(2 * kTimeoutMs);
+    for (uint32_t i = 0; i < 50 && !HasFailure(); i++) expect_io_works(*other, 0, i);
+    EXPECT_FALSE(deadline.passed());
+    EXPECT_TRUE(eventually([&] { return flood.count() > before; })) << ring.violation();
+  }
+  EXPECT_EQ(ring.violation(), "");
+}
+
 // ---- Descriptors that block
 
 // What the target has set non-blocking is the file's flag, which the front end shares.
