@@ -16,6 +16,9 @@ struct CreateController {
   std::string cpumask;
   bool readonly = false;
   bool packed_ring = false;
+  bool any_memory_file = false;
+  std::vector<uint32_t> allowed_uids;
+  std::vector<uint32_t> allowed_gids;
   uint32_t queue_threads = 0;
   std::string transport{kTransport};
 };
@@ -43,6 +46,8 @@ Task<RpcResult> create_controller(RpcContext& context, CreateController params) 
                                            .cpumask = {},
                                            .readonly = params.readonly,
                                            .packed_ring = params.packed_ring,
+                                           .any_memory_file = params.any_memory_file,
+                                           .allowed = {.uids = params.allowed_uids, .gids = params.allowed_gids},
                                            .queue_threads = params.queue_threads};
   if (!params.cpumask.empty()) {
     const Result<CpuMask> cpumask = CpuMask::parse(params.cpumask);
@@ -69,6 +74,12 @@ Task<RpcResult> set_coalescing(RpcContext& context, SetCoalescing params) {
   co_return true;
 }
 
+Json::Value to_json(const std::vector<uint32_t>& numbers) {
+  Json::Value list(Json::arrayValue);
+  for (const uint32_t number : numbers) list.append(number);
+  return list;
+}
+
 Json::Value queues_json(const vhost::SessionInfo& session) {
   Json::Value list(Json::arrayValue);
   for (const vhost::SessionInfo::Queue& queue : session.queues) {
@@ -92,6 +103,8 @@ Json::Value to_json(const vhost::ControllerInfo& controller, bool with_queues) {
   json["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
   json["iops_threshold"] = controller.coalescing.iops_threshold;
   json["socket"] = controller.socket_path;
+  json["allowed_uids"] = to_json(controller.allowed.uids);
+  json["allowed_gids"] = to_json(controller.allowed.gids);
   json["sessions"] = Json::Value(Json::arrayValue);
   for (const vhost::SessionInfo& session : controller.sessions) {
     Json::Value entry(Json::objectValue);
@@ -107,6 +120,7 @@ Json::Value to_json(const vhost::ControllerInfo& controller, bool with_queues) {
   Json::Value& block = json["backend_specific"]["block"];
   block["readonly"] = controller.readonly;
   block["packed_ring"] = controller.packed_ring;
+  block["any_memory_file"] = controller.any_memory_file;
   block["bdev"] = controller.bdev_name.empty() ? Json::Value() : Json::Value(controller.bdev_name);
   block["transport"] = std::string(kTransport);
   return json;
@@ -137,6 +151,9 @@ Task<Json::Value> vhost_config(RpcContext& context) {
     call["params"]["dev_name"] = controller.bdev_name;
     call["params"]["readonly"] = controller.readonly;
     if (controller.packed_ring) call["params"]["packed_ring"] = true;
+    if (controller.any_memory_file) call["params"]["any_memory_file"] = true;
+    if (!controller.allowed.uids.empty()) call["params"]["allowed_uids"] = to_json(controller.allowed.uids);
+    if (!controller.allowed.gids.empty()) call["params"]["allowed_gids"] = to_json(controller.allowed.gids);
     // "Anywhere" is left out, so that it also holds on a host with other cores.
     if (controller.cpumask != anywhere) call["params"]["cpumask"] = controller.cpumask;
     if (controller.queue_threads > 0) call["params"]["queue_threads"] = controller.queue_threads;
@@ -168,15 +185,23 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
            "queue_threads", &CreateController::queue_threads,
            "how many lightweight threads of their own its queues are spread over, each on a core of cpumask; 0: all "
            "are served by the controller's"),
+       optional("allowed_uids", &CreateController::allowed_uids,
+                "users whose processes may connect; any that the socket's mode lets in when neither this nor "
+                "allowed_gids is given"),
+       optional("allowed_gids", &CreateController::allowed_gids,
+                "groups whose processes may connect, as their own group or a supplementary one"),
+       optional("any_memory_file", &CreateController::any_memory_file,
+                "the guest's memory may be in any file, not only in a memfd or on tmpfs or hugetlbfs; whoever serves the "
+                "guest then waits for the file system under it"),
        optional("transport", &CreateController::transport, "vhost_user_blk is the only one")},
       bind_context(context, create_controller)));
   table.add(make_method<GetControllers>(
       {"vhost_get_controllers",
        "Lists the controllers, or one of them with its queues.",
        {"array",
-        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, sessions: [{vid, id, name, started, max_queues, "
-        "inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls, thread_id}]}], backend_specific: "
-        "{block: {readonly, packed_ring, bdev, transport}}}"}},
+        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, name, "
+        "started, max_queues, inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls, thread_id}]}], "
+        "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"}},
       {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
   table.add(make_method<DeleteController>(
       {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue},

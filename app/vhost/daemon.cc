@@ -6,6 +6,7 @@
 
 #include "app/common/app.h"
 #include "lib/base/log.h"
+#include "lib/base/unix_socket.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/virtio/virtio_bdev.h"
 #include "lib/lvol/stores.h"
@@ -86,6 +87,12 @@ Task<int> run(const DaemonOptions& options, App& app) {
 int run_daemon(const DaemonOptions& options) {
   if (::access(options.vhost_directory.c_str(), W_OK | X_OK) != 0) {
     return complain("directory of vhost sockets " + options.vhost_directory, {errno, "cannot make sockets there"});
+  }
+  if (const char* why = who_else_may_write(options.vhost_directory)) {
+    log(LogLevel::kWarning, LogFlag::kApp,
+        "directory of vhost sockets {}: {}, and so put a socket of its own in the place of a disk's; chmod 0750 and "
+        "chown it",
+        options.vhost_directory, why);
   }
   return run_app({.cpumask = options.cpumask, .mode = options.mode}, [&](App& app) { return run(options, app); });
 }

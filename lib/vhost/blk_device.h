@@ -18,6 +18,7 @@ class BlkDevice {
   struct Options {
     bool readonly = false;
     bool packed_ring = false;  // offered: which kind of rings there are, is the driver's choice
+    bool any_memory_file = false;  // what a guest's memory may be in: see MemoryMap::with()
   };
   // `name` is what GET_ID answers (its first 20 bytes).
   BlkDevice(std::string name, const Bdev& bdev, Options options);
@@ -25,6 +26,7 @@ class BlkDevice {
   const std::string& name() const { return name_; }
   bool readonly() const { return options_.readonly; }
   bool packed_ring() const { return options_.packed_ring; }
+  bool any_memory_file() const { return options_.any_memory_file; }
   // The feature bits to offer, vhost's own included.
   uint64_t features() const { return features_; }
   BlkConfig config(bool writeback) const;

@@ -167,7 +167,9 @@ bool BlkQueue::poll() {
   const uint32_t count =
       std::min<uint32_t>(*available, std::clamp<uint32_t>(*available / 2, kQueueBatch, kQueueBudget));
   if (count > 0) ring_.prefetch(count);
-  for (uint32_t i = 0; i < count && running_; ++i) start_next();
+  taken_bytes_ = 0;
+  for (uint32_t i = 0; i < count && running_ && taken_bytes_ < kQueueBudgetBytes; ++i) start_next();
+  if (count > 0) kickless_period_ns_ = kKicklessPeriodNs;
   return count > 0;
 }
 
@@ -176,7 +178,10 @@ bool BlkQueue::try_sleep() {
     ring_.disable_kicks();
     return false;
   }
-  if (!has_notification()) kickless_timer_.arm_at(owner_, owner_.now_ns() + kKicklessPeriodNs);
+  if (!has_notification()) {
+    kickless_timer_.arm_at(owner_, owner_.now_ns() + kickless_period_ns_);
+    kickless_period_ns_ = std::min(2 * kickless_period_ns_, kMaxKicklessPeriodNs);
+  }
   return true;
 }
 
@@ -207,6 +212,7 @@ void BlkQueue::start_next() {
   ++use.in_flight;
   ++in_flight_;
   ++stats_.requests;
+  taken_bytes_ += request.chain().readable_bytes + request.chain().writable_bytes;
   if (next == BlkRequest::Next::kSubmit) {
     submit(request);
   } else {

@@ -158,12 +158,14 @@ class BlkQueue final : public Poller, private MoveListener {
   std::vector<std::unique_ptr<MapUse>> maps_;
   Signal map_freed_;
   uint32_t in_flight_ = 0;
+  uint64_t taken_bytes_ = 0;  // in this poll
   Signal drained_;
   bool publish_pending_ = false;
   struct PublishWork : Work {
     BlkQueue* queue = nullptr;
   } publish_work_;
   Timer kickless_timer_;
+  uint64_t kickless_period_ns_ = kKicklessPeriodNs;  // until the next look
   Coalescing coalescing_;
   uint64_t epoch_ns_ = 0;  // when the present one began
   uint64_t epoch_requests_ = 0;

@@ -27,9 +27,12 @@ class MemoryMap {
   MemoryMap() = default;
 
   // This map with one region more. Regions of `reuse` that show the same part of the same file are not mapped again.
-  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file), ENOSPC (too many, or too large), those of fstat
-  // and mmap.
-  Result<MemoryMap> with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const;
+  // A file has to be one that the kernel keeps in memory (memfd, tmpfs, hugetlbfs) unless `any_file`: a page of another
+  // one comes from a disk, or from a file system that the front end itself may be, and whoever touches it waits.
+  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file, not such a file), ENOSPC (too many, or too large),
+  // ENOMEM (of all guests together), those of fstat and mmap.
+  Result<MemoryMap> with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse,
+                         bool any_file = false) const;
   // This map without the region of these addresses and size. Errors: ENOENT.
   Result<MemoryMap> without(const MemoryRegion& region) const;
 

@@ -2,8 +2,10 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 
+#include "lib/base/descriptor_room.h"
 #include "lib/vhost/state_channel.h"
 
 namespace sluice::vhost {
@@ -217,6 +219,9 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
   if (index >= kMaxQueues) co_return nullptr;
   std::unique_ptr<BlkQueue>& queue = queues_[index];
   if (queue == nullptr) {
+    // Each may have three descriptors. Who has a few queues already gets no more when many are in use by others.
+    const auto made = std::ranges::count_if(queues_, [](const auto& other) { return other != nullptr; });
+    if (made >= kFewQueues && next_descriptor_room(connection_.fd()) != DescriptorRoom::kPlenty) co_return nullptr;
     LwThread& owner = *places_[index % places_.size()].thread;
     const Coalescing coalescing = coalescing_;
     queue = co_await run_on(owner, [this, index, &owner, &coalescing] {

@@ -128,7 +128,8 @@ class Session {
   Task<Outcome> get_status(WireMessage& message);
   Task<Outcome> set_status(WireMessage& message);
 
-  // The queue of this index, made on first use; nullptr if the index is out of range.
+  // The queue of this index, made on first use; nullptr if the index is out of range, or the process is so short of
+  // descriptors that this front end may not have as many queues.
   Task<BlkQueue*> queue(uint32_t index);
   // What a queue runs with, from the session's present state.
   BlkQueue::Setup setup(const BlkQueue& queue) const;

@@ -11,7 +11,9 @@
 namespace sluice::vhost {
 namespace {
 
-Result<> no_such_ring() { return fail(EINVAL, "a ring's index is out of range"); }
+Result<> no_such_ring() {
+  return fail(EINVAL, "a ring's index is out of range, or beyond those that descriptors are left for");
+}
 
 // A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long.
 // Call and error descriptors may also be pipes or sockets (UML's are). They are made non-blocking here; a front end can

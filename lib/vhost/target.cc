@@ -40,12 +40,14 @@ Task<Result<>> Target::create_controller(ControllerOptions options) {
 
   LwThread& thread = *threads->front();
   threads->erase(threads->begin());
-  auto controller = std::make_unique<Controller>(options.name, path, std::move(*listener), thread, *threads);
+  auto controller = std::make_unique<Controller>(options.name, path, std::move(*listener), options.allowed,
+                                                 thread, *threads);
   // The name is taken from here on: others may ask for it while this waits.
   Entry& entry = *entries_.emplace(options.name, std::make_unique<Entry>()).first->second;
   entry.busy = true;
-  Result<> started =
-      controller->open(bdevs_, options.bdev_name, {.readonly = options.readonly, .packed_ring = options.packed_ring});
+  Result<> started = controller->open(
+      bdevs_, options.bdev_name,
+      {.readonly = options.readonly, .packed_ring = options.packed_ring, .any_memory_file = options.any_memory_file});
   if (started) started = co_await controller->start();
   if (!started) {
     co_await destroy(std::move(controller));
