@@ -31,6 +31,11 @@ struct DeleteController {
   std::string ctrlr;
 };
 
+struct SetBdev {
+  std::string ctrlr;
+  std::string bdev_name;
+};
+
 struct SetCoalescing {
   std::string ctrlr;
   uint32_t delay_base_us = 0;
@@ -67,6 +72,12 @@ Task<RpcResult> delete_controller(RpcContext& context, DeleteController params) 
   co_return true;
 }
 
+Task<RpcResult> set_bdev(RpcContext& context, SetBdev params) {
+  const Result<> set = co_await context.vhost.set_bdev(params.ctrlr, params.bdev_name);
+  if (!set) co_return fail_rpc(set.error(), fmt::format("controller '{}', bdev '{}'", params.ctrlr, params.bdev_name));
+  co_return true;
+}
+
 Task<RpcResult> set_coalescing(RpcContext& context, SetCoalescing params) {
   const Result<> set = co_await context.vhost.set_coalescing(
       params.ctrlr, {.delay_base_ns = params.delay_base_us * kNsPerUs, .iops_threshold = params.iops_threshold});
@@ -80,16 +91,24 @@ Json::Value to_json(const std::vector<uint32_t>& numbers) {
   return list;
 }
 
+const char* state_of(const vhost::SessionInfo::Queue& queue) {
+  if (queue.fault != vhost::RingFault::kNone) return "broken";
+  return queue.running ? "running" : "stopped";
+}
+
 Json::Value queues_json(const vhost::SessionInfo& session) {
   Json::Value list(Json::arrayValue);
   for (const vhost::SessionInfo::Queue& queue : session.queues) {
     Json::Value json(Json::objectValue);
     json["index"] = queue.index;
-    json["running"] = queue.running;
+    json["state"] = state_of(queue);
     json["fault"] = queue.fault == vhost::RingFault::kNone ? Json::Value() : Json::Value(to_string(queue.fault));
+    json["size"] = queue.size;
+    json["kind"] = queue.packed ? "packed" : "split";
     json["requests"] = queue.stats.requests;
     json["kicks"] = queue.stats.kicks;
     json["calls"] = queue.stats.calls;
+    json["in_flight"] = queue.in_flight;
     json["thread_id"] = queue.thread_id;
     list.append(std::move(json));
   }
@@ -197,15 +216,28 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
       bind_context(context, create_controller)));
   table.add(make_method<GetControllers>(
       {"vhost_get_controllers",
-       "Lists the controllers, or one of them with its queues.",
+       "Lists the controllers, or one of them with its queues. A queue is running, stopped (its guest does not use it) "
+       "or broken, with the reason as its fault; its kind is split or packed.",
        {"array",
         "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, name, "
-        "started, max_queues, inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls, thread_id}]}], "
+        "started, max_queues, inflight_task_cnt, queues: [{index, state, fault, size, kind, requests, kicks, calls, "
+        "in_flight, thread_id}]}], "
         "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"}},
       {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
   table.add(make_method<DeleteController>(
       {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue},
       {required("ctrlr", &DeleteController::ctrlr, "which")}, bind_context(context, delete_controller)));
+  table.add(make_method<SetBdev>(
+      {"vhost_controller_set_bdev",
+       "Puts another bdev behind a controller while its guest goes on: its queues pause until what is in flight is "
+       "done. "
+       "Copies nothing. Also gives a bdev to a controller whose own has been removed.",
+       kTrue},
+      {required("ctrlr", &SetBdev::ctrlr, "which"),
+       required("bdev_name", &SetBdev::bdev_name,
+                "the bdev's name, alias or uuid; not smaller than the present one, its blocks not larger, and writable "
+                "unless the controller is read-only")},
+      bind_context(context, set_bdev)));
   table.add(make_method<SetCoalescing>(
       {"vhost_controller_set_coalescing",
        "Lets a busy queue tell its guest of completions later, so that each interrupt tells of more; never with fewer "

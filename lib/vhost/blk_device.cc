@@ -8,14 +8,12 @@
 namespace sluice::vhost {
 namespace {
 
-uint64_t offered_features(const Bdev& bdev, BlkDevice::Options options) {
+uint64_t offered_features(BlkDevice::Options options) {
   uint64_t features = kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureProtocolFeatures |
                       kFeatureLogAll | kBlkFeatureSegMax | kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
                       kBlkFeatureConfigWce | kBlkFeatureMq;
   if (options.packed_ring) features |= kFeatureRingPacked;
-  if (options.readonly) features |= kBlkFeatureRo;
-  if (!options.readonly && bdev.supports(IoType::kDiscard)) features |= kBlkFeatureDiscard;
-  if (!options.readonly && bdev.supports(IoType::kWriteZeroes)) features |= kBlkFeatureWriteZeroes;
+  features |= options.readonly ? kBlkFeatureRo : kBlkFeatureDiscard | kBlkFeatureWriteZeroes;
   return features;
 }
 
@@ -25,8 +23,19 @@ BlkDevice::BlkDevice(std::string name, const Bdev& bdev, Options options)
     : name_(std::move(name)),
       options_(options),
       limits_(bdev.limits()),
-      features_(offered_features(bdev, options)),
+      features_(offered_features(options)),
       size_bytes_(bdev.size_bytes()) {}
+
+void BlkDevice::set_size_bytes(uint64_t size_bytes) {
+  size_bytes_.store(size_bytes & ~uint64_t{limits_.block_size_bytes - 1}, std::memory_order_relaxed);
+}
+
+Result<> BlkDevice::may_have(const Bdev& bdev) const {
+  if (bdev.limits().block_size_bytes > limits_.block_size_bytes)
+    return fail(EINVAL, "the bdev's blocks are larger than those that the controller has offered");
+  if (bdev.size_bytes() < size_bytes()) return fail(EINVAL, "the bdev is smaller than the disk is now");
+  return {};
+}
 
 BlkConfig BlkDevice::config(bool writeback) const {
   const uint32_t block = limits_.block_size_bytes;

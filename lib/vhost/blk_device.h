@@ -1,4 +1,5 @@
-// BlkDevice: what a front end sees of a block device: features and configuration space.
+// BlkDevice: what a front end sees of a block device: features and configuration space. They are those of the bdev that
+// it was made from, and stay when it is given another one, but for the size.
 // Thread:  constant after construction, but for the size, which any thread may read.
 // Source:  virtio 1.3, "Block Device": "Feature bits", "Device configuration layout".
 #pragma once
@@ -7,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "lib/base/result.h"
 #include "lib/bdev/bdev.h"
 #include "lib/virtio/virtio.h"
 
@@ -27,12 +29,17 @@ class BlkDevice {
   bool readonly() const { return options_.readonly; }
   bool packed_ring() const { return options_.packed_ring; }
   bool any_memory_file() const { return options_.any_memory_file; }
-  // The feature bits to offer, vhost's own included.
+  // The feature bits to offer, vhost's own included. They depend on no bdev: a guest keeps what it has negotiated when
+  // it gets another one, or is migrated to another host.
   uint64_t features() const { return features_; }
   BlkConfig config(bool writeback) const;
 
   uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
-  void set_size_bytes(uint64_t size_bytes) { size_bytes_.store(size_bytes, std::memory_order_relaxed); }
+  // Rounded down to whole blocks, as they were offered.
+  void set_size_bytes(uint64_t size_bytes);
+
+  // Whether it can have this bdev from now on, with all that has been offered. Errors: EINVAL (larger blocks; smaller).
+  Result<> may_have(const Bdev& bdev) const;
 
  private:
   const std::string name_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/bdev/bdev.h"
 #include "lib/vhost/guarded_write.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_guard.h"
@@ -58,11 +59,11 @@ Task<uint32_t> BlkQueue::end() {
 
 Task<> BlkQueue::update(Setup setup) {
   const bool should_run =
-      started_ && enabled_.value_or(setup.enabled_by_default) && configured() && fault_ == RingFault::kNone;
+      started_ && enabled_.value_or(setup.enabled_by_default) && configured() && fault_ == RingFault::kNone && !held_;
   if (should_run && !running_) {
     // It was cut off from its memory with requests in flight, and is to be another one now.
     if (!ring_.can_go_on(size_, setup.features)) co_await drained();
-    run(std::move(setup));
+    if (!held_) run(std::move(setup));
   }
   if (!should_run && running_) co_await stop();
 }
@@ -139,6 +140,16 @@ Task<> BlkQueue::detach_bdev() {
   detached_ = true;
   channel_ = nullptr;
   co_await drained();
+}
+
+void BlkQueue::hold() {
+  held_ = true;
+  pause();
+}
+
+Task<> BlkQueue::resume(Setup setup) {
+  held_ = detached_ = false;
+  co_await update(std::move(setup));
 }
 
 bool BlkQueue::poll() {
@@ -223,6 +234,10 @@ void BlkQueue::start_next() {
 void BlkQueue::submit(BlkRequest& request) {
   if (channel_ == nullptr) {
     finish(request, BlkStatus::kIoErr);
+    return;
+  }
+  if (!request.adapt_to(channel_->bdev())) {
+    finish(request, BlkStatus::kOk);
     return;
   }
   request.run = [](Work& work) {

@@ -97,6 +97,9 @@ class BlkQueue final : public Poller, private MoveListener {
 
   // From now on requests end with an I/O error; the channel is not used any more once this returns.
   Task<> detach_bdev();
+  // Takes no more requests until resume(), which gives it its setup anew, bdev included. Those in flight go on.
+  void hold();
+  Task<> resume(Setup setup);
   void set_write_through(bool write_through) { write_through_ = write_through; }
   void set_coalescing(const Coalescing& coalescing);
   // What is written to guest memory is marked there from now on, also by requests in flight; nullptr: nowhere. Nothing
@@ -105,6 +108,7 @@ class BlkQueue final : public Poller, private MoveListener {
 
   uint32_t index() const { return index_; }
   LwThread& owner() const { return owner_; }
+  uint16_t size() const { return size_; }
   uint32_t in_flight() const { return in_flight_; }
   RingFault fault() const { return fault_; }
   const BlkQueueStats& stats() const { return stats_; }
@@ -154,6 +158,7 @@ class BlkQueue final : public Poller, private MoveListener {
   BdevChannel* channel_ = nullptr;
   bool detached_ = false;
   std::shared_ptr<DirtyLog> log_;  // the ring's, too
+  bool held_ = false;
   // The last one is the present map; those before wait for their requests.
   std::vector<std::unique_ptr<MapUse>> maps_;
   Signal map_freed_;

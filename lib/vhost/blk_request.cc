@@ -7,6 +7,12 @@
 #include "lib/base/iov_cursor.h"
 
 namespace sluice::vhost {
+namespace {
+
+// Never written to: it costs address space only.
+alignas(4096) std::array<std::byte, kZeroesBytes> zeroes_to_write;
+
+}  // namespace
 
 BlkStatus to_blk_status(IoStatus status) {
   switch (status) {
@@ -35,6 +41,7 @@ BlkRequest::Next BlkRequest::parse(const BlkDevice& device) {
   written_ = 0;
   writable_ = 0;
   range_ = range_count_ = 0;
+  zeroes_end_ = 0;
   may_unmap = false;
   switch (static_cast<BlkRequestType>(header.type)) {
     case BlkRequestType::kIn:
@@ -99,10 +106,8 @@ BlkRequest::Next BlkRequest::parse_id(const BlkDevice& device) {
 }
 
 BlkRequest::Next BlkRequest::parse_ranges(const BlkDevice& device, bool discard) {
-  type = discard ? IoType::kDiscard : IoType::kWriteZeroes;
+  range_type_ = discard ? IoType::kDiscard : IoType::kWriteZeroes;
   if (device.readonly()) return finished(BlkStatus::kIoErr);
-  if ((device.features() & (discard ? kBlkFeatureDiscard : kBlkFeatureWriteZeroes)) == 0)
-    return finished(BlkStatus::kUnsupp);
   const uint64_t bytes = chain_.readable_bytes - sizeof(BlkRequestHeader);
   if (bytes == 0 || bytes % sizeof(BlkDiscardSegment) != 0 || bytes > sizeof(ranges_))
     return finished(BlkStatus::kIoErr);
@@ -123,13 +128,37 @@ BlkRequest::Next BlkRequest::parse_ranges(const BlkDevice& device, bool discard)
 
 void BlkRequest::load_range() {
   const BlkDiscardSegment& range = ranges_[range_];
+  type = range_type_;
   offset_bytes = range.sector << kSectorShift;
   length_bytes = uint64_t{range.num_sectors} << kSectorShift;
   may_unmap = (range.flags & kBlkUnmapFlag) != 0;
 }
 
+bool BlkRequest::adapt_to(const Bdev& bdev) {
+  if (type == IoType::kDiscard) return bdev.supports(IoType::kDiscard);
+  if (type != IoType::kWriteZeroes || bdev.supports(IoType::kWriteZeroes)) return true;
+  zeroes_end_ = offset_bytes + length_bytes;
+  return write_zeroes_from(offset_bytes);
+}
+
+// False if there are none left to write.
+bool BlkRequest::write_zeroes_from(uint64_t offset) {
+  if (offset == zeroes_end_) return false;
+  type = IoType::kWrite;
+  offset_bytes = offset;
+  length_bytes = std::min<uint64_t>(zeroes_end_ - offset, kZeroesBytes);
+  zeroes_ = {.iov_base = zeroes_to_write.data(), .iov_len = length_bytes};
+  iov = &zeroes_;
+  iov_count = 1;
+  return true;
+}
+
 bool BlkRequest::next_step(bool write_through) {
   if (type == IoType::kRead) written_ = static_cast<uint32_t>(length_bytes);
+  if (zeroes_end_ != 0) {
+    if (write_zeroes_from(offset_bytes + length_bytes)) return true;
+    zeroes_end_ = 0;
+  }
   if (range_ + 1 < range_count_) {
     ++range_;
     load_range();

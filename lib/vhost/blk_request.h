@@ -31,6 +31,9 @@ class BlkRequest : public BlockIo {
 
   // Fills in the request from chain().
   Next parse(const BlkDevice& device);
+  // Makes of it what this bdev can do: where it knows no write zeroes, zeroes are written. False if nothing is to be
+  // done: a discard is a hint, which a bdev without discard does not take.
+  bool adapt_to(const Bdev& bdev);
   // After a completion with success: true if there is more to submit, a further segment or the flush that
   // `write_through` demands.
   bool next_step(bool write_through);
@@ -64,6 +67,7 @@ class BlkRequest : public BlockIo {
   Next parse_id(const BlkDevice& device);
   Next parse_ranges(const BlkDevice& device, bool discard);
   void load_range();
+  bool write_zeroes_from(uint64_t offset);
 
   Chain chain_;
   std::vector<iovec> segments_;
@@ -73,6 +77,9 @@ class BlkRequest : public BlockIo {
   uint64_t writable_ = 0;  // those that may have been, also of a request that failed
   RingFault fault_ = RingFault::kNone;
   BlkStatus blk_status_ = BlkStatus::kOk;
+  IoType range_type_ = IoType::kDiscard;
+  uint64_t zeroes_end_ = 0;  // of the range of zeroes that are being written; 0: none are
+  iovec zeroes_{};
   uint32_t range_ = 0;
   uint32_t range_count_ = 0;
   std::array<BlkDiscardSegment, kMaxDiscardSegments> ranges_;

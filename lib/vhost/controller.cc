@@ -26,7 +26,7 @@ Controller::Controller(std::string name, std::string socket_path, UniqueFd liste
 }
 
 Controller::~Controller() {
-  CHECK(session_ == nullptr && handle_ == nullptr);
+  CHECK(session_ == nullptr && bdev_ == nullptr);
   for (const Place& place : places_) CHECK(!place.channel);
 }
 
@@ -38,31 +38,47 @@ std::vector<LwThread*> Controller::threads() const {
   return threads;
 }
 
-Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, BlkDevice::Options options) {
-  auto handle = bdevs.open(bdev_name, options.readonly ? BdevAccess::kRead : BdevAccess::kWrite, *this,
-                           "vhost controller " + name_);
+Result<> Controller::OpenBdev::open(BdevManager& bdevs, const std::string& name, bool readonly) {
+  auto handle = bdevs.open(name, readonly ? BdevAccess::kRead : BdevAccess::kWrite, *this,
+                           "vhost controller " + controller_.name_);
   if (!handle) return std::unexpected(handle.error());
   handle_ = std::move(*handle);
-  device_ = std::make_unique<BlkDevice>(name_, handle_->bdev(), options);
+  return {};
+}
+
+// Not spawned when the controller is stopping: then stop() lets go of the bdev anyway.
+void Controller::OpenBdev::on_remove() {
+  removed_ = true;
+  std::ignore = controller_.gate_.spawn(controller_.let_go_of_removed_bdev());
+}
+
+Result<> Controller::open(BdevManager& bdevs, const std::string& bdev_name, BlkDevice::Options options) {
+  auto opened = std::make_unique<OpenBdev>(*this);
+  if (auto result = opened->open(bdevs, bdev_name, options.readonly); !result) return result;
+  bdev_ = std::move(opened);
+  device_ = std::make_unique<BlkDevice>(name_, bdev_->bdev(), options);
   return {};
 }
 
 Task<Result<>> Controller::start() {
-  co_return co_await call_on(thread_, [this] { return start_serving(); });
+  co_await begin_change();
+  const Result<> started = co_await call_on(thread_, [this] { return start_serving(bdev_->bdev()); });
+  end_change();
+  co_return started;
 }
 
 Task<> Controller::stop() {
   ::unlink(socket_path_.c_str());
   co_await call_on(thread_, [this] { return stop_serving(); });
   co_await gate_.close();
-  handle_.reset();
+  bdev_.reset();
 }
 
 Task<ControllerInfo> Controller::info() {
   ControllerInfo info{.name = name_,
                       .socket_path = socket_path_,
                       .cpumask = "",
-                      .bdev_name = handle_ != nullptr ? handle_->bdev().name() : "",
+                      .bdev_name = bdev_ != nullptr ? bdev_->bdev().name() : "",
                       .readonly = device_->readonly(),
                       .packed_ring = device_->packed_ring(),
                       .any_memory_file = device_->any_memory_file(),
@@ -80,8 +96,14 @@ Task<> Controller::set_coalescing(Coalescing coalescing) {
 
 // --- On the application's thread ---
 
-void Controller::on_resize() {
-  device_->set_size_bytes(handle_->bdev().size_bytes());
+void Controller::on_resize(const OpenBdev& which) {
+  if (&which == bdev_.get()) tell_of_size();  // otherwise it is looked at when it is taken
+}
+
+void Controller::tell_of_size() {
+  const uint64_t before = device_->size_bytes();
+  device_->set_size_bytes(bdev_->bdev().size_bytes());
+  if (device_->size_bytes() == before) return;
   std::ignore = gate_.spawn([](Controller& self) -> Task<> {
     co_await call_on(self.thread_, [&self] {
       if (self.session_ != nullptr) self.session_->notify_config_change();
@@ -89,22 +111,53 @@ void Controller::on_resize() {
   }(*this));
 }
 
-// Not spawned when the controller is stopping: then stop() lets go of the bdev anyway.
-void Controller::on_remove() {
-  log(LogLevel::kNotice, LogFlag::kVhost, "controller {}: bdev {} is removed; its requests fail from now on", name_,
-      handle_->bdev().name());
-  std::ignore = gate_.spawn(let_go_of_bdev());
+Task<> Controller::begin_change() {
+  while (changing_) co_await changed_.wait();
+  changing_ = true;
 }
 
-Task<> Controller::let_go_of_bdev() {
-  co_await call_on(thread_, [this] { return detach_bdev(); });
-  handle_.reset();
+void Controller::end_change() {
+  changing_ = false;
+  changed_.notify_all();
+}
+
+Task<> Controller::let_go_of_removed_bdev() {
+  co_await begin_change();
+  if (bdev_ != nullptr && bdev_->removed()) {  // it may have been replaced meanwhile
+    log(LogLevel::kNotice, LogFlag::kVhost,
+        "controller {}: bdev {} is removed; requests fail until there is another one (vhost_controller_set_bdev)",
+        name_, bdev_->bdev().name());
+    co_await call_on(thread_, [this] { return detach_bdev(); });
+    bdev_.reset();
+  }
+  end_change();
+}
+
+Task<Result<>> Controller::set_bdev(BdevManager& bdevs, std::string bdev_name) {
+  co_await begin_change();
+  const Result<> replaced = co_await replace_bdev(bdevs, bdev_name);
+  end_change();
+  co_return replaced;
+}
+
+Task<Result<>> Controller::replace_bdev(BdevManager& bdevs, const std::string& name) {
+  auto next = std::make_unique<OpenBdev>(*this);
+  if (auto opened = next->open(bdevs, name, device_->readonly()); !opened) co_return opened;
+  if (auto fits = device_->may_have(next->bdev()); !fits) co_return fits;
+  auto moved = co_await call_on(thread_, [this, &bdev = next->bdev()] { return move_to(bdev); });
+  if (!moved) co_return moved;
+  bdev_ = std::move(next);
+  log(LogLevel::kNotice, LogFlag::kVhost, "controller {}: its bdev is {} from now on", name_, bdev_->bdev().name());
+  tell_of_size();
+  co_return Result<>{};
 }
 
 // --- On the controller's thread ---
 
-Task<Result<>> Controller::start_serving() {
-  if (auto opened = co_await open_channels(); !opened) co_return opened;
+Task<Result<>> Controller::start_serving(Bdev& bdev) {
+  auto channels = co_await open_channels(bdev);
+  if (!channels) co_return std::unexpected(channels.error());
+  exchange_channels(std::move(*channels));
   auto watched = thread_.add_source(listener_, listener_fd_.get(), EPOLLIN | EPOLLET);
   if (watched) std::ignore = serving_.spawn(serve_front_ends());
   co_return watched;
@@ -121,33 +174,50 @@ Task<> Controller::take_over(Coalescing coalescing) {
   if (session_ != nullptr) co_await session_->set_coalescing(coalescing);
 }
 
-Task<Result<>> Controller::open_channels() {
-  if (!opening_.enter()) co_return fail(ENODEV, "the bdev is being removed");
-  Result<> opened;
-  for (Place& place : places_) {
-    opened = co_await run_on(*place.thread, [&place, &bdev = handle_->bdev()]() -> Result<> {
-      auto channel = place.thread->get_channel(bdev);
-      if (!channel) return std::unexpected(channel.error());
-      place.channel = std::move(*channel);
-      return {};
-    });
-    if (!opened) break;
+// All or none.
+Task<Result<Controller::Channels>> Controller::open_channels(Bdev& bdev) {
+  Channels channels;
+  for (const Place& place : places_) {
+    auto channel = co_await run_on(*place.thread, [&place, &bdev] { return place.thread->get_channel(bdev); });
+    if (!channel) {
+      co_await close_channels(std::move(channels));
+      co_return std::unexpected(channel.error());
+    }
+    channels.push_back(std::move(*channel));
   }
-  opening_.leave();
-  co_return opened;
+  co_return channels;
 }
 
-Task<> Controller::close_channels() {
-  for (Place& place : places_) {
-    co_await run_on(*place.thread, [channel = std::move(place.channel)]() mutable { channel.reset(); });
+Task<> Controller::close_channels(Channels channels) {
+  for (size_t i = 0; i < channels.size(); ++i) {
+    co_await run_on(*places_[i].thread, [channel = std::move(channels[i])]() mutable { channel.reset(); });
   }
+}
+
+Controller::Channels Controller::exchange_channels(Channels channels) {
+  channels.resize(places_.size());
+  for (size_t i = 0; i < places_.size(); ++i) std::swap(places_[i].channel, channels[i]);
+  return channels;
+}
+
+// What can fail does so before anything is touched.
+Task<Result<>> Controller::move_to(Bdev& bdev) {
+  auto channels = co_await open_channels(bdev);
+  if (!channels) co_return std::unexpected(channels.error());
+  Channels old = exchange_channels(std::move(*channels));  // which a session that starts meanwhile gets
+  if (session_ != nullptr) {
+    std::vector<BdevChannel*> present;
+    for (const QueuePlace& place : queue_places()) present.push_back(place.channel);
+    co_await session_->set_channels(present);
+  }
+  co_await close_channels(std::move(old));
+  co_return Result<>{};
 }
 
 Task<> Controller::detach_bdev() {
-  co_await opening_.close();
-  bdev_gone_ = true;  // a session that starts meanwhile does not get the channels
+  Channels old = exchange_channels({});  // a session that starts meanwhile has none
   if (session_ != nullptr) co_await session_->detach_bdev();
-  co_await close_channels();
+  co_await close_channels(std::move(old));
 }
 
 Task<> Controller::stop_serving() {
@@ -157,7 +227,7 @@ Task<> Controller::stop_serving() {
   look_again_.set();
   if (session_ != nullptr) session_->close();
   co_await serving_.close();
-  co_await close_channels();
+  co_await close_channels(exchange_channels({}));
 }
 
 // One front end after the other, until stop_serving().
@@ -220,16 +290,19 @@ bool Controller::admits(const UniqueFd& socket) {
   return false;
 }
 
+std::vector<QueuePlace> Controller::queue_places() const {
+  std::vector<QueuePlace> places;
+  for (const Place& place : places_) {
+    places.push_back({.thread = place.thread, .channel = static_cast<BdevChannel*>(place.channel.get())});
+  }
+  return places;
+}
+
 Task<> Controller::serve(UniqueFd socket) {
   const uint64_t id = next_session_id_++;
   log(LogLevel::kInfo, LogFlag::kVhost, "controller {}: a front end has connected, session {}", name_, id);
-  std::vector<QueuePlace> places;
-  for (const Place& place : places_) {
-    auto* const channel = bdev_gone_ ? nullptr : static_cast<BdevChannel*>(place.channel.get());
-    places.push_back({.thread = place.thread, .channel = channel});
-  }
   session_ =
-      std::make_unique<Session>(id, thread_, *device_, std::move(places), coalescing_, std::move(socket), log_limiter_);
+      std::make_unique<Session>(id, thread_, *device_, queue_places(), coalescing_, std::move(socket), log_limiter_);
   co_await session_->run();
   session_.reset();
 }

@@ -5,6 +5,7 @@
 // Thread:     the public functions on the application's lightweight thread; what serves the front end runs on the
 //             controller's own, and its queues on those that the Target made for them, or on that one.
 // Ownership:  the Target's. Owns socket, session and the open bdev; borrows its threads.
+// Invariant:  its bdev changes in one task at a time: at the start, when it is given another one, when it is removed.
 #pragma once
 
 #include <cstdint>
@@ -41,13 +42,13 @@ struct ControllerInfo {
   std::vector<SessionInfo> sessions;
 };
 
-class Controller final : private BdevEvents {
+class Controller final {
  public:
   // The threads and the listening socket are ready; open() and start() follow. `queue_threads` may be empty: then
   // `thread` serves the queues as well.
   Controller(std::string name, std::string socket_path, UniqueFd listener, AllowedPeers allowed, LwThread& thread,
              const std::vector<LwThread*>& queue_threads);
-  ~Controller() override;
+  ~Controller();
 
   // Opens the bdev. Errors: those of BdevManager::open().
   Result<> open(BdevManager& bdevs, const std::string& bdev_name, BlkDevice::Options options);
@@ -57,6 +58,10 @@ class Controller final : private BdevEvents {
   Task<> stop();
 
   Task<> set_coalescing(Coalescing coalescing);
+  // Another bdev from now on, also where the last one has been removed. Queues that run pause while requests in flight
+  // end. Errors: EINVAL (it does not fit what has been offered), those of BdevManager::open() and of opening a channel;
+  // then nothing has changed.
+  Task<Result<>> set_bdev(BdevManager& bdevs, std::string bdev_name);
 
   Task<ControllerInfo> info();
   // Its own first, then those of its queues.
@@ -72,10 +77,30 @@ class Controller final : private BdevEvents {
     Controller& controller_;
   };
 
+  // A bdev that is open, and what happens to it.
+  class OpenBdev final : public BdevEvents {
+   public:
+    explicit OpenBdev(Controller& controller) : controller_(controller) {}
+    Result<> open(BdevManager& bdevs, const std::string& name, bool readonly);
+    Bdev& bdev() const { return handle_->bdev(); }
+    bool removed() const { return removed_; }
+
+   private:
+    void on_resize() override { controller_.on_resize(*this); }
+    void on_remove() override;
+
+    Controller& controller_;
+    bool removed_ = false;
+    std::unique_ptr<BdevHandle> handle_;
+  };
+
   // On the application's thread.
-  void on_resize() override;
-  void on_remove() override;
-  Task<> let_go_of_bdev();
+  void on_resize(const OpenBdev& which);
+  Task<> let_go_of_removed_bdev();
+  Task<> begin_change();
+  void end_change();
+  Task<Result<>> replace_bdev(BdevManager& bdevs, const std::string& name);
+  void tell_of_size();
 
   struct Place {
     LwThread* thread;
@@ -83,17 +108,22 @@ class Controller final : private BdevEvents {
   };
 
   // On the controller's thread.
-  Task<Result<>> start_serving();
+  Task<Result<>> start_serving(Bdev& bdev);
   Task<> describe(ControllerInfo& info);
   Task<> take_over(Coalescing coalescing);
-  Task<Result<>> open_channels();
-  Task<> close_channels();
+  using Channels = std::vector<ChannelRef>;  // of the places, in their order
+  Task<Result<Channels>> open_channels(Bdev& bdev);
+  Task<> close_channels(Channels channels);
+  // Gives the places others; none if there are none. The result is those that they had.
+  Channels exchange_channels(Channels channels);
+  Task<Result<>> move_to(Bdev& bdev);
   Task<> detach_bdev();
   Task<> stop_serving();
   Task<> serve_front_ends();
   Result<UniqueFd> accept();
   bool admits(const UniqueFd& socket);
   Task<> serve(UniqueFd socket);
+  std::vector<QueuePlace> queue_places() const;
 
   const std::string name_;
   const std::string socket_path_;
@@ -102,15 +132,15 @@ class Controller final : private BdevEvents {
   LwThread& thread_;
 
   // Application's thread.
-  std::unique_ptr<BdevHandle> handle_;
+  std::unique_ptr<OpenBdev> bdev_;  // null when it has been removed
   std::unique_ptr<BlkDevice> device_;
+  bool changing_ = false;  // the bdev is
+  Signal changed_;
   Gate gate_;  // reactions to the bdev's events
 
   // Controller's thread.
   Listener listener_;
   std::vector<Place> places_;  // one at least
-  Gate opening_;               // of the channels
-  bool bdev_gone_ = false;
   Coalescing coalescing_;
   std::unique_ptr<Session> session_;
   uint64_t next_session_id_ = 0;

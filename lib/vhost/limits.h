@@ -20,6 +20,8 @@ inline constexpr uint32_t kSegMax = 126;
 // Segments of one discard or write zeroes request, and sectors of one of them.
 inline constexpr uint32_t kMaxDiscardSegments = 16;
 inline constexpr uint32_t kMaxDiscardSectors = 1U << 22;
+// Zeroes that are written at a time, where a bdev knows no write zeroes.
+inline constexpr uint64_t kZeroesBytes = uint64_t{1} << 20;
 // A chain's buffers, once translated: a buffer may lie in several regions, but not in very many.
 inline constexpr uint32_t kMaxSegments = 2 * kMaxChainLength;
 // Guest memory that one front end may have mapped, and all together: address space is the process's, and finite.

@@ -180,6 +180,20 @@ Task<> Session::detach_bdev() {
   visitors_.leave();
 }
 
+Task<> Session::set_channels(const std::vector<BdevChannel*>& channels) {
+  if (!visitors_.enter()) co_return;
+  held_ = true;
+  co_await for_each_queue([](BlkQueue& queue) { queue.hold(); });
+  co_await for_each_queue([](BlkQueue& queue) { return queue.stop(); });
+  for (size_t i = 0; i < places_.size(); ++i) places_[i].channel = channels[i];
+  held_ = false;
+  for (const auto& queue : queues_) {
+    if (queue == nullptr) continue;
+    co_await run_on(queue->owner(), [&queue = *queue, setup = setup(*queue)] { return queue.resume(setup); });
+  }
+  visitors_.leave();
+}
+
 Task<> Session::set_coalescing(Coalescing coalescing) {
   coalescing_ = coalescing;
   if (!visitors_.enter()) co_return;  // the queues are going
@@ -202,12 +216,15 @@ void Session::notify_config_change() {
 Task<SessionInfo> Session::info() {
   SessionInfo info{.id = id_};
   if (!visitors_.enter()) co_return info;
-  co_await for_each_queue([&info](BlkQueue& queue) {
+  co_await for_each_queue([&info, packed = (features_ & kFeatureRingPacked) != 0](BlkQueue& queue) {
     info.started |= queue.running();
     info.in_flight += queue.in_flight();
     info.queues.push_back({.index = queue.index(),
                            .running = queue.running(),
                            .fault = queue.fault(),
+                           .size = queue.size(),
+                           .packed = packed,
+                           .in_flight = queue.in_flight(),
                            .stats = queue.stats(),
                            .thread_id = queue.owner().id()});
   });
@@ -230,6 +247,7 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
     if (coalescing_ != coalescing) {  // changed meanwhile, for those queues that there were
       co_await run_on(owner, [&queue, present = coalescing_] { queue->set_coalescing(present); });
     }
+    if (held_) co_await run_on(owner, [&queue] { queue->hold(); });
   }
   co_return queue.get();
 }

@@ -35,7 +35,10 @@ struct SessionInfo {
   struct Queue {
     uint32_t index = 0;
     bool running = false;
-    RingFault fault = RingFault::kNone;
+    RingFault fault = RingFault::kNone;  // why it is broken
+    uint16_t size = 0;                   // 0: not set yet
+    bool packed = false;                 // as negotiated
+    uint32_t in_flight = 0;
     BlkQueueStats stats;
     uint64_t thread_id = 0;
   };
@@ -63,6 +66,9 @@ class Session {
 
   // The block device has gone: requests end with an I/O error; the channel is not used any more once this returns.
   Task<> detach_bdev();
+  // Gives the places other channels, in their order. Requests in flight end first, and meanwhile no others begin; the
+  // old channels are not used any more once this returns.
+  Task<> set_channels(const std::vector<BdevChannel*>& channels);
   // Tells the front end, if it wants to know, that the configuration space has changed.
   void notify_config_change();
 
@@ -169,6 +175,7 @@ class Session {
   std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
   std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
   UniqueFd backend_channel_;
+  bool held_ = false;                 // the queues wait for other channels
   Gate visitors_;                     // calls from outside, which may wait for queues
   uint32_t budget_ = kMessageBudget;  // messages until others get their turn
 };

@@ -112,6 +112,16 @@ Task<Result<>> Target::set_coalescing(std::string name, Coalescing coalescing) {
   co_return Result<>{};
 }
 
+Task<Result<>> Target::set_bdev(std::string name, std::string bdev_name) {
+  const auto found = entries_.find(name);
+  if (found == entries_.end() || found->second->busy) co_return fail(ENODEV, "there is no controller of this name");
+  Entry& entry = *found->second;
+  ++entry.lookers;
+  const Result<> set = co_await entry.controller->set_bdev(bdevs_, std::move(bdev_name));
+  if (--entry.lookers == 0) entry.idle.set();
+  co_return set;
+}
+
 Task<std::vector<ControllerInfo>> Target::list(std::string name) {
   std::vector<std::string> names;
   for (const auto& [key, entry] : entries_) {

@@ -47,6 +47,9 @@ class Target {
   // Its front end is cut off; requests in flight complete first. Errors: ENODEV.
   Task<Result<>> remove_controller(std::string name);
   Task<> remove_all();
+  // Another bdev behind it, while its guest goes on. Errors: ENODEV (no such controller), those of
+  // Controller::set_bdev(); then nothing has changed.
+  Task<Result<>> set_bdev(std::string name, std::string bdev_name);
   // Whether its calls may be held back. Errors: EINVAL (a delay beyond 10 ms; a threshold of 0), ENODEV.
   Task<Result<>> set_coalescing(std::string name, Coalescing coalescing);
 

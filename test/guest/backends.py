@@ -49,6 +49,7 @@ class Backend:
     has_packed_rings = False
     can_share_disks = False  # add_controller()
     tells_growth = False  # guests see a new size without a reboot
+    replaces_disks = False  # replace()
     keeps_requests = False  # requests in flight survive restart()
     breaks_all_disks = False  # break_disk() hits the other disks too
     place = None  # where its directory is; None: where temporary files are
@@ -138,6 +139,7 @@ class SluiceBackend(Backend):
     has_packed_rings = True
     can_share_disks = True
     tells_growth = True
+    replaces_disks = True
     keeps_requests = True
 
     def __init__(self, name, mode=None):
@@ -173,6 +175,14 @@ class SluiceBackend(Backend):
         os.truncate(disk.image, size_bytes)
         self._control.call('bdev_aio_rescan', name=disk.name)
         disk.size_bytes = size_bytes
+
+    def replace(self, disk, name, size_bytes):
+        """Another bdev, full of zeros, behind a disk in use; its own is deleted."""
+        image = self._new_image(name, size_bytes)
+        self._control.call('bdev_aio_create', name=name, filename=str(image), block_size=512)
+        self._control.call('vhost_controller_set_bdev', ctrlr=disk.socket.name, bdev_name=name)
+        self._control.call('bdev_aio_delete', name=disk.name)
+        disk.name, disk.image, disk.size_bytes = name, image, size_bytes
 
     def break_disk(self, disk):
         """Hot removal under a running guest."""

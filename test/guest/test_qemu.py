@@ -137,6 +137,20 @@ class QemuGuest(unittest.TestCase):
                 guest.result()
                 guest.power_off()
 
+    def test_another_disk_is_seen_live(self):
+        if not self.backend.replaces_disks:
+            self.skipTest(f'{self.backend.kind} cannot replace what is behind a disk')
+        with self.backend('replace') as backend:
+            disk = backend.add_disk('disk', SIZE_BYTES)
+            with Qemu([disk.socket], 'replace', 'microvm') as guest:
+                guest.start('resize', to_sectors=2 * SIZE_BYTES // 512)
+                guest.wait_for('WAITING')
+                backend.replace(disk, 'larger', 2 * SIZE_BYTES)
+                guest.result()
+                sums = guest.run('ext4')['sums']
+                guest.power_off()
+            verify_ext4(disk.image, sums)
+
     def test_hot_removal_gives_errors_and_guest_lives_on(self):
         with self.backend('remove') as backend:
             disks = [backend.add_disk(f'disk{i}', SIZE_BYTES) for i in range(2)]

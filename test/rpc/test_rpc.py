@@ -91,6 +91,7 @@ class Methods(DaemonCase):
             ('vhost_get_controllers', {'name': 'vm0'}, self.check_controller),
             ('vhost_controller_set_coalescing', {'ctrlr': 'vm0', 'delay_base_us': 100, 'iops_threshold': 5000}, True),
             ('vhost_get_controllers', {'name': 'vm0'}, lambda r: r[0]['delay_base_us'] == 100),
+            ('vhost_controller_set_bdev', {'ctrlr': 'vm0', 'bdev_name': 'm0'}, True),
             ('vhost_delete_controller', {'ctrlr': 'vm0'}, True),
             ('bdev_malloc_delete', {'name': 'm0'}, True),
             ('bdev_null_delete', {'name': 'n0'}, True),

@@ -59,17 +59,27 @@ class HeldBdev::HeldChannel final : public BdevChannel {
   Fifo<Work> held_;
 };
 
-HeldBdev::HeldBdev(std::string name, uint64_t size_bytes, uint32_t block_size)
+namespace {
+
+constexpr IoTypes kAllTypes = {IoType::kRead,    IoType::kWrite,       IoType::kFlush,
+                               IoType::kDiscard, IoType::kWriteZeroes, IoType::kReset};
+constexpr IoTypes kWithoutDiscards = {IoType::kRead, IoType::kWrite, IoType::kFlush, IoType::kReset};
+
+}  // namespace
+
+HeldBdev::HeldBdev(std::string name, uint64_t size_bytes, uint32_t block_size, bool discards)
     : Bdev({.name = std::move(name),
             .uuid = {},
             .product_name = "Held disk",
             .size_bytes = size_bytes,
             .limits = {.block_size_bytes = block_size, .physical_block_size_bytes = block_size},
-            .io_types = {IoType::kRead, IoType::kWrite, IoType::kFlush, IoType::kDiscard, IoType::kWriteZeroes,
-                         IoType::kReset}}),
+            .io_types = discards ? kAllTypes : kWithoutDiscards}),
       memory_(size_bytes) {}
 
-Result<std::unique_ptr<BdevChannel>> HeldBdev::make_channel() { return std::make_unique<HeldChannel>(*this); }
+Result<std::unique_ptr<BdevChannel>> HeldBdev::make_channel() {
+  if (refusing_) return fail(EMFILE, "no more channels");
+  return std::make_unique<HeldChannel>(*this);
+}
 
 Task<> HeldBdev::release(ThreadDirectory& threads) {
   holding_ = false;

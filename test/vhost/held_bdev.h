@@ -14,7 +14,8 @@ namespace sluice::test {
 
 class HeldBdev final : public Bdev {
  public:
-  HeldBdev(std::string name, uint64_t size_bytes, uint32_t block_size);
+  // `discards`: and writes zeroes.
+  HeldBdev(std::string name, uint64_t size_bytes, uint32_t block_size, bool discards = true);
 
   void hold() { holding_ = true; }
   // Completes what was held. On the application's thread.
@@ -23,6 +24,8 @@ class HeldBdev final : public Bdev {
   Task<> release_oldest(ThreadDirectory& threads, int count);
   int flush_count() const { return flushes_; }
   int held_count() const { return held_; }
+  // No more channels of it are opened.
+  void refuse_channels() { refusing_ = true; }
 
  private:
   class HeldChannel;
@@ -30,6 +33,7 @@ class HeldBdev final : public Bdev {
 
   std::vector<std::byte> memory_;
   std::atomic<bool> holding_ = false;
+  std::atomic<bool> refusing_ = false;
   std::atomic<int> flushes_ = 0;
   std::atomic<int> held_ = 0;
 };

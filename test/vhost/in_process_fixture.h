@@ -36,7 +36,7 @@ class InProcess : public Fixture {
   // Of the front end that is connected. Requires: there is one.
   vhost::SessionInfo session_info() { return knobs().info(0).sessions.at(0); }
 
- private:
+ protected:
   InProcessTarget& knobs() { return in_process_target(this->target()); }
 };
 

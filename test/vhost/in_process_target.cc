@@ -1,5 +1,6 @@
 #include "test/vhost/in_process_target.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <random>
 
@@ -94,6 +95,7 @@ Task<> InProcessTarget::tear_down() {
   for (HeldBdev* bdev : bdevs_in_use_) {
     if (bdev != nullptr) co_await bdev->release(*threads_);
   }
+  for (HeldBdev* bdev : other_bdevs_) co_await bdev->release(*threads_);
   co_await target_->remove_all();
   co_await bdevs_->remove_all();
 }
@@ -109,14 +111,32 @@ void InProcessTarget::resize_bdev(unsigned controller, uint64_t size_bytes) {
   }(*this, controller, size_bytes));
 }
 
-void InProcessTarget::remove_bdev(unsigned controller) {
-  await([](InProcessTarget& self, unsigned number) -> Task<> {
-    start(self.bdevs_->remove(self.bdev(number), RemoveMode::kForce), [&self, number](Result<> removed) {
-      CHECK(removed.has_value());
-      self.bdevs_in_use_[number] = nullptr;
+void InProcessTarget::remove_bdev(unsigned controller) { remove_bdev(bdev(controller)); }
+
+HeldBdev& InProcessTarget::add_bdev(const std::string& name, uint64_t size_bytes, uint32_t block_size, bool discards) {
+  auto made = std::make_unique<HeldBdev>(name, size_bytes, block_size, discards);
+  HeldBdev& bdev = *made;
+  await([](InProcessTarget& self, std::unique_ptr<HeldBdev> added) -> Task<> {
+    CHECK(self.bdevs_->add(std::move(added)).has_value());
+    co_return;
+  }(*this, std::move(made)));
+  other_bdevs_.push_back(&bdev);
+  return bdev;
+}
+
+void InProcessTarget::remove_bdev(HeldBdev& bdev) {
+  await([](InProcessTarget& self, HeldBdev& removed) -> Task<> {
+    start(self.bdevs_->remove(removed, RemoveMode::kForce), [&self, &removed](Result<> result) {
+      CHECK(result.has_value());
+      std::erase(self.other_bdevs_, &removed);
+      std::ranges::replace(self.bdevs_in_use_, &removed, nullptr);
     });
     co_return;
-  }(*this, controller));
+  }(*this, bdev));
+}
+
+Result<> InProcessTarget::set_bdev(unsigned controller, const std::string& name) {
+  return await(target_->set_bdev(name_of("vhost.", controller), name));
 }
 
 void InProcessTarget::release_io(unsigned controller) { await(bdev(controller).release(*threads_)); }

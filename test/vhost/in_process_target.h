@@ -39,10 +39,18 @@ class InProcessTarget {
   void resize_bdev(unsigned controller, uint64_t size_bytes);
   // Pulls the bdev out; it is gone when what is held has been released.
   void remove_bdev(unsigned controller);
+  // One more, behind no controller yet.
+  HeldBdev& add_bdev(const std::string& name, uint64_t size_bytes, uint32_t block_size = 512, bool discards = true);
+  // Pulls it out; it is gone when what is held has been released, and its users have let go.
+  void remove_bdev(HeldBdev& bdev);
+  Result<> set_bdev(unsigned controller, const std::string& name);
+  void release_io(HeldBdev& bdev) { await(bdev.release(*threads_)); }
   void release_io(unsigned controller);
   void release_oldest_io(unsigned controller, int count);
   vhost::ControllerInfo info(unsigned controller);
   IoStats iostat(unsigned controller);
+  IoStats iostat(HeldBdev& bdev) { return await(bdevs_->iostat(bdev)); }
+  BdevManager& bdevs() { return *bdevs_; }
   vhost::Target& target() { return *target_; }
 
   // Runs a task on the application's thread, to its end.
@@ -72,7 +80,8 @@ class InProcessTarget {
   const bool restless_;
   Gate moving_;
   LwThread* app_ = nullptr;
-  std::vector<HeldBdev*> bdevs_in_use_;
+  std::vector<HeldBdev*> bdevs_in_use_;  // at first, by controller
+  std::vector<HeldBdev*> other_bdevs_;
 };
 
 }  // namespace sluice::test
