@@ -32,6 +32,9 @@ enum class RingFault : uint8_t {
   kBadId,          // packed: a buffer's id is not below the ring's size
   kIdInFlight,     // packed: a buffer has the id of another one that is in flight
   kTakenBack,      // packed: a descriptor of an available chain is not, or no more, available
+  kInflightSize,   // the buffer for requests in flight has no room for the ring
+  kBadInflight,    // what it holds is not what a back end can have left there
+  kInflightLost,   // the front end has cut it off
 };
 const char* to_string(RingFault fault);
 

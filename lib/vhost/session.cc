@@ -8,7 +8,8 @@ namespace sluice::vhost {
 namespace {
 
 constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
-                                              kProtocolConfigureMemSlots | kProtocolResetDevice;
+                                              kProtocolInflightShmfd | kProtocolConfigureMemSlots |
+                                              kProtocolResetDevice;
 
 }  // namespace
 
@@ -54,10 +55,11 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
     at(Request::kGetConfig) = {&Session::get_config, sizeof(ConfigHeader), kMaxPayloadSize};
     at(Request::kSetConfig) = {&Session::set_config, sizeof(ConfigHeader), kMaxPayloadSize};
     fixed(Request::kResetDevice, &Session::reset_device, 0);
-    for (const Request request :
-         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetStatus,
-          Request::kGetSharedObject, Request::kSetDeviceStateFd, Request::kCheckDeviceState, Request::kGetShmemConfig,
-          Request::kGetVringBaseSkipDrain}) {
+    fixed(Request::kGetInflightFd, &Session::get_inflight_fd, sizeof(InflightDescription));
+    fixed(Request::kSetInflightFd, &Session::set_inflight_fd, sizeof(InflightDescription), 1);
+    for (const Request request : {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetStatus,
+                                  Request::kGetSharedObject, Request::kSetDeviceStateFd, Request::kCheckDeviceState,
+                                  Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
       at(request).unanswerable = true;
     }
     return rules;
@@ -131,7 +133,8 @@ Task<Result<>> Session::handle(WireMessage& message) {
   if (outcome.has_reply && outcome.result) {
     const Header header{
         .request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
-    co_return co_await connection_.write(header, outcome.reply);
+    const int fd = outcome.fd.get();
+    co_return co_await connection_.write(header, outcome.reply, std::span(&fd, outcome.fd ? 1 : 0));
   }
   if (!outcome.result) {
     if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
@@ -217,6 +220,7 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
 
 BlkQueue::Setup Session::setup(const BlkQueue& queue) const {
   return {.map = memory_,
+          .inflight = inflight_,
           .features = features_,
           .channel = places_[queue.index() % places_.size()].channel,
           .write_through = write_through(),
@@ -325,6 +329,7 @@ Task<Session::Outcome> Session::reset_device(WireMessage&) {
   features_ = 0;
   rings_enabled_ = false;
   writeback_ = true;
+  inflight_.reset();
   co_return Outcome{};
 }
 

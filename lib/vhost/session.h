@@ -17,6 +17,7 @@
 #include "lib/thread/gate.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_queue.h"
+#include "lib/vhost/inflight_region.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/virtio/connection.h"
@@ -73,6 +74,7 @@ class Session {
     Result<> result;               // a refusal is acknowledged with 1, or ends the session if nobody waits for it
     std::vector<std::byte> reply;  // the payload of a message's own reply
     bool has_reply = false;
+    UniqueFd fd = {};  // that goes with the reply
 
     template <typename Payload>
     static Outcome answer(const Payload& payload) {
@@ -109,6 +111,8 @@ class Session {
   Task<Outcome> get_config(WireMessage& message);
   Task<Outcome> set_config(WireMessage& message);
   Task<Outcome> reset_device(WireMessage& message);
+  Task<Outcome> get_inflight_fd(WireMessage& message);
+  Task<Outcome> set_inflight_fd(WireMessage& message);
 
   // The queue of this index, made on first use; nullptr if the index is out of range.
   Task<BlkQueue*> queue(uint32_t index);
@@ -137,6 +141,7 @@ class Session {
   uint64_t protocol_features_ = 0;
   bool writeback_ = true;
   std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
+  std::shared_ptr<const InflightRegion> inflight_;  // null until SET_INFLIGHT_FD
   std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
   UniqueFd backend_channel_;
   Gate visitors_;                     // calls from outside, which may wait for queues
