@@ -23,8 +23,10 @@
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_request.h"
 #include "lib/vhost/dirty_log.h"
+#include "lib/vhost/inflight_region.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
+#include "lib/vhost/queue_inflight.h"
 #include "lib/vhost/virt_queue.h"
 
 namespace sluice::vhost {
@@ -53,6 +55,7 @@ class BlkQueue final : public Poller, private MoveListener {
   // What the session knows that a ring runs with.
   struct Setup {
     std::shared_ptr<const MemoryMap> map;
+    std::shared_ptr<const InflightRegion> inflight;  // null: requests in flight are not tracked
     uint64_t features = 0;
     BdevChannel* channel = nullptr;
     std::shared_ptr<DirtyLog> log;  // null: what is written is not logged
@@ -121,9 +124,12 @@ class BlkQueue final : public Poller, private MoveListener {
  private:
   bool configured() const { return size_ != 0 && addresses_.has_value(); }
   void run(Setup setup);
+  void track(const Setup& setup);
+  void begin();
   Task<> drained();
   void pause();
-  void start_next();
+  // The next available request, or one that a back end before us has left unfinished.
+  void start_next(const UnfinishedChain* unfinished = nullptr);
   void submit(BlkRequest& request);
   void on_io_done(BlkRequest& request);
   void finish(BlkRequest& request, BlkStatus status);
@@ -142,6 +148,7 @@ class BlkQueue final : public Poller, private MoveListener {
   ElasticPool<BlkRequest>* requests_;  // the host's
 
   VirtQueue ring_;
+  std::unique_ptr<QueueInflight> inflight_;  // null: not tracked
   uint16_t size_ = 0;
   std::optional<VringAddr> addresses_;
   std::optional<bool> enabled_;

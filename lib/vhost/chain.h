@@ -33,6 +33,9 @@ enum class RingFault : uint8_t {
   kIdInFlight,     // packed: a buffer has the id of another one that is in flight
   kTakenBack,      // packed: a descriptor of an available chain is not, or no more, available
   kLogLost,        // the front end has cut off the log of written pages
+  kInflightSize,   // the buffer for requests in flight has no room for the ring
+  kBadInflight,    // what it holds is not what a back end can have left there
+  kInflightLost,   // the front end has cut it off
 };
 const char* to_string(RingFault fault);
 

@@ -49,6 +49,17 @@ bool PackedQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint1
   return true;
 }
 
+void PackedQueue::resume(uint16_t used, uint32_t descriptors) {
+  used_ = published_ = avail_ = Position::decode(used);
+  unpublished_ = 0;
+  // What was given back after the last update, which the driver has not been shown, looks used, but is not any more.
+  for (uint32_t i = 0; i < descriptors; ++i) {
+    const uint16_t flags = avail_.wrap ? kPackedDescAvail : kPackedDescUsed;
+    __atomic_store_n(&ring_[avail_.offset].flags, flags, __ATOMIC_RELAXED);
+    avail_.advance(1, size_);
+  }
+}
+
 uint16_t PackedQueue::look() const {
   const MemoryMap::Window& window = reader_.window();
   uint16_t chains = 0;
@@ -73,13 +84,28 @@ uint16_t PackedQueue::look() const {
 RingFault PackedQueue::pop(Chain& chain) {
   chain.clear();
   chain.descriptors = 0;
+  copies_.clear();
   Position at = avail_;
-  const RingFault fault = read_chain(chain, at);
-  if (fault != RingFault::kNone) return fault;
+  RingFault fault = read_chain(chain, at);
+  if (fault == RingFault::kNone) fault = claim(chain);
+  if (fault == RingFault::kNone) avail_ = at;
+  return fault;
+}
+
+RingFault PackedQueue::pop_again(Chain& chain, std::span<const PackedDesc> descs) {
+  chain.clear();
+  chain.descriptors = 0;
+  for (const PackedDesc& desc : descs) {
+    ++chain.descriptors;
+    if (const RingFault fault = add(chain, desc); fault != RingFault::kNone) return fault;
+  }
+  return claim(chain);
+}
+
+RingFault PackedQueue::claim(const Chain& chain) {
   if (chain.head >= size_) return RingFault::kBadId;
   if (in_flight_.test(chain.head)) return RingFault::kIdInFlight;
   in_flight_.set(chain.head);
-  avail_ = at;
   return RingFault::kNone;
 }
 
@@ -90,16 +116,22 @@ RingFault PackedQueue::read_chain(Chain& chain, Position& at) {
     if (!is_available(desc.flags, at.wrap)) return RingFault::kTakenBack;
     ++chain.descriptors;
     at.advance(1, size_);
-    // "The buffer ID is included in the last descriptor in the list."
-    chain.head = desc.id;
-    if ((desc.flags & kDescIndirect) != 0) {
-      // "The driver MUST NOT write direct descriptors with INDIRECT set in a scatter-gather list linked by NEXT."
-      const bool alone = chain.descriptors == 1 && (desc.flags & kDescNext) == 0;
-      return alone && indirect_ ? read_table(chain, desc) : RingFault::kBadIndirect;
-    }
-    const RingFault fault = reader_.add(chain, desc.addr, desc.len, (desc.flags & kDescWrite) != 0);
+    if (keeps_copies_) copies_.push_back(desc);
+    const RingFault fault = add(chain, desc);
     if (fault != RingFault::kNone || (desc.flags & kDescNext) == 0) return fault;
   }
+}
+
+// The next descriptor of a chain, which counts it already.
+RingFault PackedQueue::add(Chain& chain, const PackedDesc& desc) {
+  // "The buffer ID is included in the last descriptor in the list."
+  chain.head = desc.id;
+  if ((desc.flags & kDescIndirect) != 0) {
+    // "The driver MUST NOT write direct descriptors with INDIRECT set in a scatter-gather list linked by NEXT."
+    const bool alone = chain.descriptors == 1 && (desc.flags & kDescNext) == 0;
+    return alone && indirect_ ? read_table(chain, desc) : RingFault::kBadIndirect;
+  }
+  return reader_.add(chain, desc.addr, desc.len, (desc.flags & kDescWrite) != 0);
 }
 
 // All of a table is the chain, in its order: NEXT and the ids mean nothing in it.

@@ -12,8 +12,9 @@ namespace sluice::vhost {
 namespace {
 
 constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
-                                              kProtocolConfigureMemSlots | kProtocolResetDevice | kProtocolLogShmfd |
-                                              kProtocolDeviceState | kProtocolStatus;
+                                              kProtocolInflightShmfd | kProtocolConfigureMemSlots |
+                                              kProtocolResetDevice | kProtocolLogShmfd | kProtocolDeviceState |
+                                              kProtocolStatus;
 
 }  // namespace
 
@@ -59,6 +60,8 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
     at(Request::kGetConfig) = {&Session::get_config, sizeof(ConfigHeader), kMaxPayloadSize};
     at(Request::kSetConfig) = {&Session::set_config, sizeof(ConfigHeader), kMaxPayloadSize};
     fixed(Request::kResetDevice, &Session::reset_device, 0);
+    fixed(Request::kGetInflightFd, &Session::get_inflight_fd, sizeof(InflightDescription));
+    fixed(Request::kSetInflightFd, &Session::set_inflight_fd, sizeof(InflightDescription), 1);
     fixed(Request::kSetLogBase, &Session::set_log_base, sizeof(LogDescription), 1);
     fixed(Request::kSetLogFd, &Session::set_log_fd, 0, 1);
     fixed(Request::kSetDeviceStateFd, &Session::set_device_state_fd, sizeof(DeviceStateTransfer), 1);
@@ -66,7 +69,7 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
     fixed(Request::kGetStatus, &Session::get_status, 0);
     fixed(Request::kSetStatus, &Session::set_status, sizeof(U64Payload));
     for (const Request request :
-         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetSharedObject,
+         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetSharedObject,
           Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
       at(request).unanswerable = true;
     }
@@ -150,7 +153,8 @@ Task<Result<>> Session::handle(WireMessage& message) {
   if (outcome.has_reply && (outcome.result || !outcome.reply.empty())) {
     const Header header{
         .request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
-    co_return co_await connection_.write(header, outcome.reply);
+    const int fd = outcome.fd.get();
+    co_return co_await connection_.write(header, outcome.reply, std::span(&fd, outcome.fd ? 1 : 0));
   }
   if (!outcome.result) {
     // A front end that waits for a reply gets a refusal; one that does not could not know, and must not go on.
@@ -254,6 +258,7 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
 
 BlkQueue::Setup Session::setup(const BlkQueue& queue) const {
   return {.map = memory_,
+          .inflight = inflight_,
           .features = features_,
           .channel = places_[queue.index() % places_.size()].channel,
           .log = log_in_use(),
@@ -365,6 +370,7 @@ Task<Session::Outcome> Session::reset_device(WireMessage&) {
   rings_enabled_ = false;
   writeback_ = true;
   status_ = 0;
+  inflight_.reset();
   co_return Outcome{};
 }
 

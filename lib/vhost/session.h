@@ -18,6 +18,7 @@
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_queue.h"
 #include "lib/vhost/dirty_log.h"
+#include "lib/vhost/inflight_region.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/virtio/connection.h"
@@ -85,6 +86,7 @@ class Session {
     Result<> result;
     std::vector<std::byte> reply;  // the payload of a message's own reply
     bool has_reply = false;
+    UniqueFd fd = {};  // that goes with the reply
 
     template <typename Payload>
     static Outcome answer(const Payload& payload) {
@@ -133,6 +135,8 @@ class Session {
   Task<Outcome> check_device_state(WireMessage& message);
   Task<Outcome> get_status(WireMessage& message);
   Task<Outcome> set_status(WireMessage& message);
+  Task<Outcome> get_inflight_fd(WireMessage& message);
+  Task<Outcome> set_inflight_fd(WireMessage& message);
 
   // The queue of this index, made on first use; nullptr if the index is out of range, or the process is so short of
   // descriptors that this front end may not have as many queues.
@@ -173,6 +177,7 @@ class Session {
   std::unique_ptr<StateReader> loading_;
   Result<> saved_ = fail(EINVAL, "no device state was transferred");  // how the last transfer went, if not loading
   std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
+  std::shared_ptr<const InflightRegion> inflight_;  // null until SET_INFLIGHT_FD
   std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
   UniqueFd backend_channel_;
   bool held_ = false;                 // the queues wait for other channels

@@ -31,6 +31,7 @@ class SplitQueue {
   void set_last_avail(uint16_t index) { last_avail_ = index; }
   // At the start of a ring: goes on where the used ring in memory ends.
   void load_used_index();
+  uint16_t used_index() const { return used_index_; }
 
   // How many chains are available; nothing if the index is impossible.
   std::optional<uint16_t> available() const {
@@ -46,6 +47,11 @@ class SplitQueue {
 
   // Takes the next available chain. Requires available() > 0.
   RingFault pop(Chain& chain);
+  // Takes a chain once more that a back end before us has taken. Requires: head < size.
+  RingFault pop_again(Chain& chain, uint16_t head) {
+    chain.head = head;
+    return read_chain(chain);
+  }
 
   // Notes a chain as used; the driver sees it after publish(). `written` counts from the chain's first writable byte.
   void push_used(uint16_t head, uint32_t written);
