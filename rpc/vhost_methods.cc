@@ -209,9 +209,10 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
                 "allowed_gids is given"),
        optional("allowed_gids", &CreateController::allowed_gids,
                 "groups whose processes may connect, as their own group or a supplementary one"),
-       optional("any_memory_file", &CreateController::any_memory_file,
-                "the guest's memory may be in any file, not only in a memfd or on tmpfs or hugetlbfs; whoever serves the "
-                "guest then waits for the file system under it"),
+       optional(
+           "any_memory_file", &CreateController::any_memory_file,
+           "the guest's memory may be in any file, not only in a memfd or on tmpfs or hugetlbfs; whoever serves the "
+           "guest then waits for the file system under it"),
        optional("transport", &CreateController::transport, "vhost_user_blk is the only one")},
       bind_context(context, create_controller)));
   table.add(make_method<GetControllers>(
@@ -219,7 +220,8 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        "Lists the controllers, or one of them with its queues. A queue is running, stopped (its guest does not use it) "
        "or broken, with the reason as its fault; its kind is split or packed.",
        {"array",
-        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, name, "
+        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, "
+        "name, "
         "started, max_queues, inflight_task_cnt, queues: [{index, state, fault, size, kind, requests, kicks, calls, "
         "in_flight, thread_id}]}], "
         "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"}},

@@ -75,8 +75,8 @@ class Session {
   BlkDriver& blk(size_t i = 0) { return *queues_[i].blk; }
   uint32_t base(size_t i = 0) const { return queues_[i].base; }
   void set_base(size_t i, uint32_t base) { queues_[i].base = base; }
-  // The guest's driver begins anew with this ring. As it has reset the device, the next start() is with a new buffer for
-  // requests in flight.
+  // The guest's driver begins anew with this ring. As it has reset the device, the next start() is with a new buffer
+  // for requests in flight.
   void renew_ring(size_t i = 0) {
     blk(i).reset();
     set_base(i, ring(i).base());

@@ -31,8 +31,8 @@ inline constexpr uint64_t kMaxMappedBytes = uint64_t{64} << 40;
 inline constexpr uint64_t kMaxDirtyLogBytes = kMaxMappedBytes / kLogPageSize / 8;
 // How long the end of a device state may be waited for: when it is asked for, it should have come.
 inline constexpr uint64_t kStateTimeoutNs = 1'000'000'000;
-// What all share must not be used up by those who take much of it. Beyond these a front end gets more only while there is
-// plenty: less than half of the descriptors and mappings in use, and of the address space three quarters.
+// What all share must not be used up by those who take much of it. Beyond these a front end gets more only while there
+// is plenty: less than half of the descriptors and mappings in use, and of the address space three quarters.
 inline constexpr uint32_t kFewQueues = 8;
 inline constexpr uint32_t kFewRegions = kMaxRegions;
 inline constexpr uint64_t kSmallGuestBytes = uint64_t{64} << 30;
@@ -54,8 +54,8 @@ inline constexpr uint32_t kCoalescingDepth = 4;
 // How often a queue's rate is looked at, for that.
 inline constexpr uint64_t kCoalescingEpochNs = 10'000'000;
 inline constexpr uint64_t kMaxCoalescingNs = 10'000'000;
-// A ring that was given no kick descriptor is looked at so soon when it is not polled, and half as often after each look
-// in vain.
+// A ring that was given no kick descriptor is looked at so soon when it is not polled, and half as often after each
+// look in vain.
 inline constexpr uint64_t kKicklessPeriodNs = 200'000;
 inline constexpr uint64_t kMaxKicklessPeriodNs = 64 * kKicklessPeriodNs;
 

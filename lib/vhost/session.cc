@@ -11,10 +11,9 @@
 namespace sluice::vhost {
 namespace {
 
-constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
-                                              kProtocolInflightShmfd | kProtocolConfigureMemSlots |
-                                              kProtocolResetDevice | kProtocolLogShmfd | kProtocolDeviceState |
-                                              kProtocolStatus;
+constexpr uint64_t kOfferedProtocolFeatures =
+    kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq | kProtocolInflightShmfd |
+    kProtocolConfigureMemSlots | kProtocolResetDevice | kProtocolLogShmfd | kProtocolDeviceState | kProtocolStatus;
 
 }  // namespace
 
@@ -68,9 +67,8 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
     fixed(Request::kCheckDeviceState, &Session::check_device_state, 0);
     fixed(Request::kGetStatus, &Session::get_status, 0);
     fixed(Request::kSetStatus, &Session::set_status, sizeof(U64Payload));
-    for (const Request request :
-         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetSharedObject,
-          Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
+    for (const Request request : {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetSharedObject,
+                                  Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
       at(request).unanswerable = true;
     }
     return rules;
