@@ -4,6 +4,7 @@
 
 #include <iterator>
 
+#include "lib/lvol/stores.h"
 #include "rpc/describe.h"
 #include "rpc/methods.h"
 #include "rpc/version.h"
@@ -19,11 +20,13 @@ static_assert(std::size(kKillSignalNames) == std::size(kKillSignals));
 struct Subsystem {
   std::string_view name;
   std::string_view depends_on;  // empty: nothing
-  Task<Json::Value> (*config)(RpcContext& context);
+  std::vector<StateKind> kinds;
 };
 // In the order in which a saved configuration is loaded.
-constexpr Subsystem kSubsystems[] = {
-    {"scheduler", "", scheduler_config}, {"bdev", "", bdev_config}, {"vhost_blk", "bdev", vhost_config}};
+const Subsystem kSubsystems[] = {{"log", "", {StateKind::kLog}},
+                                 {"scheduler", "", {StateKind::kScheduler}},
+                                 {"bdev", "", {StateKind::kBdev, StateKind::kStore}},
+                                 {"vhost_blk", "bdev", {StateKind::kController}}};
 
 struct GetMethods {
   bool current = false;
@@ -78,7 +81,18 @@ Task<RpcResult> get_subsystems(NoParams) {
 
 Task<RpcResult> get_config(RpcContext& context, GetConfig params) {
   for (const Subsystem& subsystem : kSubsystems) {
-    if (subsystem.name == params.name) co_return co_await subsystem.config(context);
+    if (subsystem.name != params.name) continue;
+    Json::Value calls(Json::arrayValue);
+    for (const StateKind kind : subsystem.kinds) {
+      if (kind == StateKind::kStore && !(co_await context.stores.stores()).empty()) {
+        calls.append(Json::Value(Json::objectValue))["method"] = "bdev_wait_for_examine";
+        calls[calls.size() - 1]["params"] = Json::Value(Json::objectValue);
+      }
+      for (const StateObject& object : co_await describe_state(context, kind)) {
+        for (const Json::Value& call : object.calls) calls.append(call);
+      }
+    }
+    co_return calls;
   }
   co_return fail_rpc(EINVAL,
                      fmt::format("there is no subsystem '{}'; framework_get_subsystems lists them", params.name));
@@ -96,35 +110,39 @@ struct EnumNames<KillSignal> {
 
 void add_app_methods(MethodTable& table, RpcContext& context) {
   table.add(
-      make_method<GetMethods>({"rpc_get_methods", "Lists the methods.", {"array", "names"}},
+      make_method<GetMethods>({"rpc_get_methods", "Lists the methods.", {"array", "names"}, nothing()},
                               {optional("current", &GetMethods::current, "only those callable now, which all are"),
                                optional("include_aliases", &GetMethods::include_aliases, "also their older names")},
                               [&table](GetMethods params) { return detail::finished(method_names(table, params)); }));
   table.add(make_method<NoParams>(
-      {"rpc_discover", "Describes the methods.", {"object", "an OpenRPC document"}, {"rpc.discover"}}, {},
+      {"rpc_discover", "Describes the methods.", {"object", "an OpenRPC document"}, nothing(), {"rpc.discover"}}, {},
       [&table](NoParams) { return detail::finished(describe(table)); }));
-  table.add(make_method<NoParams>(
-      {"spdk_get_version", "Tells the version.", {"object", "version, fields {major, minor, patch, suffix}"}}, {},
-      get_version));
-  table.add(
-      make_method<Kill>({"spdk_kill_instance", "Sends the daemon a signal: SIGINT and SIGTERM end it cleanly.", kTrue},
-                        {required("sig_name", &Kill::sig_name, "which")}, bind_context(context, kill_instance)));
+  table.add(make_method<NoParams>({"spdk_get_version",
+                                   "Tells the version.",
+                                   {"object", "version, fields {major, minor, patch, suffix}"},
+                                   nothing()},
+                                  {}, get_version));
+  table.add(make_method<Kill>(
+      {"spdk_kill_instance", "Sends the daemon a signal: SIGINT and SIGTERM end it cleanly.", kTrue, nothing()},
+      {required("sig_name", &Kill::sig_name, "which")}, bind_context(context, kill_instance)));
   table.add(make_method<NoParams>({"framework_get_subsystems",
                                    "Lists what has a configuration, in the order in which it is loaded.",
-                                   {"array", "{subsystem, depends_on: [name]}"}},
+                                   {"array", "{subsystem, depends_on: [name]}"},
+                                   nothing()},
                                   {}, get_subsystems));
   table.add(make_method<GetConfig>(
       {"framework_get_config",
        "Lists the calls that make a subsystem's present state again.",
-       {"array", "{method, params}"}},
+       {"array", "{method, params}"},
+       nothing()},
       {required("name", &GetConfig::name, "the subsystem"),
        optional("with_batches", &GetConfig::with_batches, "accepted for compatibility; no effect")},
       bind_context(context, get_config)));
   table.add(make_method<NoParams>(
-      {"framework_start_init", "For compatibility: the daemon is initialised when it answers.", kTrue}, {},
+      {"framework_start_init", "For compatibility: the daemon is initialised when it answers.", kTrue, nothing()}, {},
       already_done));
   table.add(make_method<NoParams>(
-      {"framework_wait_init", "For compatibility: the daemon is initialised when it answers.", kTrue}, {},
+      {"framework_wait_init", "For compatibility: the daemon is initialised when it answers.", kTrue, nothing()}, {},
       already_done));
 }
 

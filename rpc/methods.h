@@ -3,7 +3,10 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
+#include "rpc/log_settings.h"
 #include "rpc/method.h"
 
 namespace sluice {
@@ -25,6 +28,7 @@ class Target;
 namespace sluice::rpc {
 
 class Notifications;
+class StateKeeper;
 
 // The parts of a daemon. Borrowed.
 struct RpcContext {
@@ -40,6 +44,17 @@ struct RpcContext {
   vhost::Target& vhost;
   // Does with the process what this signal does.
   std::function<void(int signal)> request_shutdown;
+  // How it began: only what differs is part of a configuration.
+  LogSettings log_at_start{};
+  // Null: the daemon keeps no state.
+  StateKeeper* state = nullptr;
+};
+
+// An object, or a group of settings, that is part of a configuration: the calls that make it again, in an order in
+// which they succeed. Null calls: it is there, but cannot be made again as it is now.
+struct StateObject {
+  std::string name;
+  Json::Value calls{Json::arrayValue};
 };
 
 // Each adds its methods; they borrow the context, and the table where they describe it.
@@ -54,6 +69,7 @@ void add_lvol_copy_methods(MethodTable& table, RpcContext& context);   // part o
 void add_lvol_space_methods(MethodTable& table, RpcContext& context);  // likewise
 void add_notify_methods(MethodTable& table, RpcContext& context);
 void add_vhost_methods(MethodTable& table, RpcContext& context);
+void add_state_methods(MethodTable& table, RpcContext& context);
 
 inline void add_all_methods(MethodTable& table, RpcContext& context) {
   add_app_methods(table, context);
@@ -65,14 +81,18 @@ inline void add_all_methods(MethodTable& table, RpcContext& context) {
   add_lvol_methods(table, context);
   add_notify_methods(table, context);
   add_vhost_methods(table, context);
+  add_state_methods(table, context);
 }
 
-// The calls that make again what there is now: [{"method", "params"}], in an order in which they succeed.
-Task<Json::Value> scheduler_config(RpcContext& context);
+// What there is of one kind: all of it, or what has the name. Calls are {"method", "params"}.
+Task<std::vector<StateObject>> describe_state(RpcContext& context, StateKind kind, std::string name = "");
+// The parts of describe_state().
+Task<std::vector<StateObject>> log_state(RpcContext& context);
+Task<std::vector<StateObject>> scheduler_state(RpcContext& context);
 Task<Json::Value> reactor_config(RpcContext& context);  // part of the scheduler's
-Task<Json::Value> bdev_config(RpcContext& context);
-Task<Json::Value> lvol_config(RpcContext& context);  // part of the bdevs'
-Task<Json::Value> vhost_config(RpcContext& context);
+Task<std::vector<StateObject>> bdev_state(RpcContext& context, std::string name);
+Task<std::vector<StateObject>> store_state(RpcContext& context, std::string name);
+Task<std::vector<StateObject>> controller_state(RpcContext& context, std::string name);
 
 // A handler that takes the context first: bind_context(context, create_malloc).
 template <typename P>

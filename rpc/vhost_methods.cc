@@ -156,41 +156,46 @@ Task<RpcResult> get_controllers(RpcContext& context, GetControllers params) {
   co_return list;
 }
 
+Json::Value controller_calls(const vhost::ControllerInfo& controller, const std::string& anywhere) {
+  Json::Value calls(Json::arrayValue);
+  Json::Value& create = calls.append(Json::Value(Json::objectValue));
+  create["method"] = "vhost_create_blk_controller";
+  create["params"]["ctrlr"] = controller.name;
+  create["params"]["dev_name"] = controller.bdev_name;
+  create["params"]["readonly"] = controller.readonly;
+  if (controller.packed_ring) create["params"]["packed_ring"] = true;
+  if (controller.any_memory_file) create["params"]["any_memory_file"] = true;
+  if (!controller.allowed.uids.empty()) create["params"]["allowed_uids"] = to_json(controller.allowed.uids);
+  if (!controller.allowed.gids.empty()) create["params"]["allowed_gids"] = to_json(controller.allowed.gids);
+  // "Anywhere" is left out, so that it also holds on a host with other cores.
+  if (controller.cpumask != anywhere) create["params"]["cpumask"] = controller.cpumask;
+  if (controller.queue_threads > 0) create["params"]["queue_threads"] = controller.queue_threads;
+  if (controller.coalescing.delay_base_ns == 0) return calls;
+  Json::Value& coalescing = calls.append(Json::Value(Json::objectValue));
+  coalescing["method"] = "vhost_controller_set_coalescing";
+  coalescing["params"]["ctrlr"] = controller.name;
+  coalescing["params"]["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
+  coalescing["params"]["iops_threshold"] = controller.coalescing.iops_threshold;
+  return calls;
+}
+
 }  // namespace
 
-Task<Json::Value> vhost_config(RpcContext& context) {
-  const auto controllers = co_await context.vhost.list();
+Task<std::vector<StateObject>> controller_state(RpcContext& context, std::string name) {
   const std::string anywhere = context.threads.all_cpus().to_string();
-  Json::Value calls(Json::arrayValue);
-  for (const vhost::ControllerInfo& controller : controllers) {
-    if (controller.bdev_name.empty()) continue;  // its disk was pulled out: there is nothing to make again
-    Json::Value call(Json::objectValue);
-    call["method"] = "vhost_create_blk_controller";
-    call["params"]["ctrlr"] = controller.name;
-    call["params"]["dev_name"] = controller.bdev_name;
-    call["params"]["readonly"] = controller.readonly;
-    if (controller.packed_ring) call["params"]["packed_ring"] = true;
-    if (controller.any_memory_file) call["params"]["any_memory_file"] = true;
-    if (!controller.allowed.uids.empty()) call["params"]["allowed_uids"] = to_json(controller.allowed.uids);
-    if (!controller.allowed.gids.empty()) call["params"]["allowed_gids"] = to_json(controller.allowed.gids);
-    // "Anywhere" is left out, so that it also holds on a host with other cores.
-    if (controller.cpumask != anywhere) call["params"]["cpumask"] = controller.cpumask;
-    if (controller.queue_threads > 0) call["params"]["queue_threads"] = controller.queue_threads;
-    calls.append(std::move(call));
-    if (controller.coalescing.delay_base_ns == 0) continue;
-    Json::Value coalescing(Json::objectValue);
-    coalescing["method"] = "vhost_controller_set_coalescing";
-    coalescing["params"]["ctrlr"] = controller.name;
-    coalescing["params"]["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
-    coalescing["params"]["iops_threshold"] = controller.coalescing.iops_threshold;
-    calls.append(std::move(coalescing));
+  std::vector<StateObject> objects;
+  for (const vhost::ControllerInfo& controller : co_await context.vhost.list(name)) {
+    const bool pulled_out = controller.bdev_name.empty();
+    objects.push_back(
+        {.name = controller.name, .calls = pulled_out ? Json::Value() : controller_calls(controller, anywhere)});
   }
-  co_return calls;
+  co_return objects;
 }
 
 void add_vhost_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<CreateController>(
-      {"vhost_create_blk_controller", "Offers a bdev to a guest, on a vhost-user-blk socket.", kTrue},
+      {"vhost_create_blk_controller", "Offers a bdev to a guest, on a vhost-user-blk socket.", kTrue,
+       changes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &CreateController::ctrlr, "its name, which is also the socket's in the directory of sockets"),
        required("dev_name", &CreateController::dev_name, "the bdev's name, alias or uuid"),
        optional("cpumask", &CreateController::cpumask,
@@ -220,21 +225,21 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        "Lists the controllers, or one of them with its queues. A queue is running, stopped (its guest does not use it) "
        "or broken, with the reason as its fault; its kind is split or packed.",
        {"array",
-        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, "
-        "name, "
+        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, name, "
         "started, max_queues, inflight_task_cnt, queues: [{index, state, fault, size, kind, requests, kicks, calls, "
         "in_flight, thread_id}]}], "
-        "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"}},
+        "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"},
+       nothing()},
       {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
   table.add(make_method<DeleteController>(
-      {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue},
+      {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue,
+       removes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &DeleteController::ctrlr, "which")}, bind_context(context, delete_controller)));
   table.add(make_method<SetBdev>(
       {"vhost_controller_set_bdev",
        "Puts another bdev behind a controller while its guest goes on: its queues pause until what is in flight is "
-       "done. "
-       "Copies nothing. Also gives a bdev to a controller whose own has been removed.",
-       kTrue},
+       "done. Copies nothing. Also gives a bdev to a controller whose own has been removed.",
+       kTrue, changes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &SetBdev::ctrlr, "which"),
        required("bdev_name", &SetBdev::bdev_name,
                 "the bdev's name, alias or uuid; not smaller than the present one, its blocks not larger, and writable "
@@ -244,7 +249,7 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
       {"vhost_controller_set_coalescing",
        "Lets a busy queue tell its guest of completions later, so that each interrupt tells of more; never with fewer "
        "than four requests in flight.",
-       kTrue},
+       kTrue, changes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &SetCoalescing::ctrlr, "which"),
        required("delay_base_us", &SetCoalescing::delay_base_us,
                 "how much later at twice the threshold, twice that at three times, and so on, up to 10 ms; 0: never"),

@@ -17,7 +17,8 @@ struct DaemonOptions {
   mode_t vhost_socket_mode = 0600;
   std::string rpc_socket = "/var/tmp/sluice.sock";
   mode_t rpc_socket_mode = 0600;
-  std::string config;  // empty: none
+  std::string config;     // empty: none
+  std::string state_dir;  // empty: nothing is kept
 };
 
 // Runs until SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. The result is the process's: 0 after a

@@ -124,8 +124,10 @@ Task<Result<>> Target::set_bdev(std::string name, std::string bdev_name) {
 
 Task<std::vector<ControllerInfo>> Target::list(std::string name) {
   std::vector<std::string> names;
-  for (const auto& [key, entry] : entries_) {
-    if (name.empty() || key == name) names.push_back(key);
+  if (!name.empty()) {
+    names.push_back(std::move(name));
+  } else {
+    for (const auto& [key, entry] : entries_) names.push_back(key);
   }
   std::vector<ControllerInfo> infos;
   for (const std::string& key : names) {
