@@ -7,7 +7,8 @@
 //
 // Thread:     the queue's.
 // Ownership:  borrows the region's memory, which it reads in recover() only, once: the front end may change it any
-// time. Source:     Vhost-user Protocol, "Inflight I/O tracking".
+//             time.
+// Source:     Vhost-user Protocol, "Inflight I/O tracking".
 #pragma once
 
 #include <cstddef>

@@ -4,8 +4,9 @@
 // crash finds in flight what the driver has not been shown, and nothing else.
 //
 // Thread:     the queue's.
-// Ownership:  borrows the region's memory, which it reads in recover() only, once: the front end may change it any
-// time. Source:     Vhost-user Protocol, "Inflight I/O tracking".
+// Ownership:  borrows the region's memory, which it reads in recover() only, once: the front end may change it at any
+//             time.
+// Source:     Vhost-user Protocol, "Inflight I/O tracking".
 #pragma once
 
 #include <cstddef>
