@@ -201,10 +201,8 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        optional("cpumask", &CreateController::cpumask,
                 "cores that may serve it: \"0x5\" or \"[0,2]\"; any when left out"),
        optional("readonly", &CreateController::readonly, "the guest may not write"),
-       optional(
-           "packed_ring", &CreateController::packed_ring,
-           "offers packed virtqueues as well, which the guest's monitor has to ask for, too (QEMU: packed=on); a guest "
-           "that uses them loses its disk when the daemon restarts"),
+       optional("packed_ring", &CreateController::packed_ring,
+                "offers packed virtqueues as well, which the guest's monitor has to ask for, too (QEMU: packed=on)"),
        optional(
            "queue_threads", &CreateController::queue_threads,
            "how many lightweight threads of their own its queues are spread over, each on a core of cpumask; 0: all "

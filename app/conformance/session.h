@@ -86,6 +86,8 @@ class Session {
   // Where the back end keeps track of requests; no descriptor if that was not agreed on.
   const vhost::InflightDescription& inflight() const { return inflight_; }
   int inflight_fd() const { return inflight_fd_.get(); }
+  // Another file with the same description, from the next start() on.
+  void set_inflight_fd(UniqueFd fd) { inflight_fd_ = std::move(fd); }
   const vhost::BlkConfig& config() const { return config_; }
   uint64_t offered() const { return offered_; }
   uint64_t features() const { return features_; }
