@@ -57,9 +57,10 @@ class Methods(DaemonCase):
             ('spdk_get_version', {}, lambda r: r['version'] and set(r['fields']) >= {'major', 'minor', 'patch', 'suffix'}),
             ('framework_start_init', {}, True),
             ('framework_wait_init', {}, True),
-            ('framework_get_subsystems', {}, lambda r: [s['subsystem'] for s in r] == ['scheduler', 'bdev', 'vhost_blk']),
+            ('framework_get_subsystems', {}, lambda r: [s['subsystem'] for s in r] == ['log', 'scheduler', 'bdev', 'vhost_blk']),
             ('framework_get_config', {'name': 'bdev'}, []),
             ('framework_get_config', {'name': 'scheduler'}, []),
+            ('framework_get_config', {'name': 'log'}, []),
             ('framework_get_scheduler', {}, self.check_scheduler),
             ('framework_set_scheduler', {'name': 'static'}, True),
             ('log_set_level', {'level': 'DEBUG'}, True),
@@ -111,6 +112,8 @@ class Methods(DaemonCase):
         tested |= {'thread_set_cpumask'}
         # Need a disk that holds a store: tested in test_lvol.py and test_lvol_space.py.
         tested |= {name for name in self.call('rpc_get_methods') if name.startswith('bdev_lvol_')}
+        # Need a daemon that keeps a state: tested in test_state.py.
+        tested |= {'state_get_info', 'state_retry', 'state_forget'}
         # Need a back end: tested in test_virtio_disk.
         tested |= {'bdev_virtio_attach_controller', 'bdev_virtio_detach_controller'}
         self.assertEqual(tested, set(self.call('rpc_get_methods')), 'each method has its line in this test')
