@@ -33,13 +33,15 @@ class Qemu:
     """A running guest. `queues` is the number of virtqueues of each disk, and of virtual CPUs."""
 
     def __init__(self, sockets, name, machine='q35', queues=1, memory_mib=192, scenario=None, reconnect=False,
-                 console=None, loglevel=4, root=None, packed=False, incoming=None):
+                 console=None, loglevel=4, root=None, packed=False, incoming=None,
+                 queue_size=128):
         """Starts the guest; run() or wait_ready() wait for it. `scenario` runs first, without run().
 
         reconnect: QEMU comes back when the back end was restarted, instead of leaving a dead disk.
         console: a socket which gets the console's bytes too.
         loglevel: the least kernel message that reaches the console; 4 includes I/O errors.
         packed: the guest may have packed virtqueues, if the back end offers them.
+        queue_size: of each disk's virtqueues.
         incoming: the path of a socket on which the guest arrives from another Qemu of the same shape; see migrate_to().
         root: the guest's root file system is on this disk ("vda"), not in memory; see image.root_directory().
         """
@@ -54,7 +56,7 @@ class Qemu:
         monitor, monitor_end = socket.socketpair()
         given = [control_end, monitor_end] + ([console] if console else [])
         command = [*self._machine(MACHINES[machine], memory_mib, loglevel, scenario, root),
-                   *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect, packed)]
+                   *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect, packed, queue_size)]
         self.incoming = incoming
         if incoming:
             command += ['-incoming', f'unix:{incoming}']
@@ -208,11 +210,12 @@ class Qemu:
                 '-device', 'isa-serial,chardev=control',
                 '-chardev', f'socket,id=monitor,fd={monitor.fileno()}', '-mon', 'chardev=monitor,mode=control']
 
-    def _disks(self, sockets, reconnect, packed):
+    def _disks(self, sockets, reconnect, packed, queue_size):
         words = []
         for i, path in enumerate(sockets):
             words += ['-chardev', f'socket,id=disk{i},path={path}' + (',reconnect=1' if reconnect else ''),
-                      '-device', f'vhost-user-blk-pci,chardev=disk{i},num-queues={self.queues},id=blk{i}'
+                      '-device', f'vhost-user-blk-pci,chardev=disk{i},num-queues={self.queues},'
+                      f'queue-size={queue_size},id=blk{i}'
                       + (',packed=on' if packed else '')]
         return words
 

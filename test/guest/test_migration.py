@@ -33,13 +33,14 @@ class Migration(unittest.TestCase):
         with self.backend(name) as backend:
             disk = backend.add_disk('disk', SIZE_BYTES, packed=packed)
             controllers = [disk.socket, backend.add_controller(disk)]
-            guest = Qemu([controllers[0]], f'{name}-0', queues=QUEUES, packed=packed)
+            # Large enough for the used ring to have pages that only the back end writes.
+            shape = {'queues': QUEUES, 'queue_size': 1024, 'packed': packed}
+            guest = Qemu([controllers[0]], f'{name}-0', **shape)
             try:
                 guest.start('move', packed=int(packed))
                 passes = self.passes_after(guest, 0)
                 for i in range(1, MIGRATIONS + 1):
-                    target = Qemu([controllers[i % 2]], f'{name}-{i}', queues=QUEUES, packed=packed,
-                                  incoming=backend.directory / f'incoming-{i}')
+                    target = Qemu([controllers[i % 2]], f'{name}-{i}', incoming=backend.directory / f'incoming-{i}', **shape)
                     try:
                         info = guest.migrate_to(target)
                     except BaseException:
