@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "lib/base/descriptor_room.h"
+#include "lib/vhost/passed_fd.h"
 #include "lib/vhost/state_channel.h"
 
 namespace sluice::vhost {
@@ -324,6 +325,7 @@ Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
   if ((protocol_features_ & kProtocolBackendReq) == 0)
     co_return Outcome{.result = fail(EINVAL, "BACKEND_REQ was not negotiated")};
   if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "the back-end channel needs one descriptor")};
+  if (auto taken = accept_channel(message.fds[0]); !taken) co_return Outcome{.result = taken};
   backend_channel_ = std::move(message.fds[0]);
   co_return Outcome{};
 }

@@ -1,6 +1,7 @@
 // Front ends that keep the target waiting, are not meant to be there, or take more than their share: in virtual time.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -275,6 +276,41 @@ TEST_F(HostileFrontEnd, WithManyQueuesGetsNoMoreWhenDescriptorsAreScarce) {
     EXPECT_TRUE(accepted(Request::kSetVringEnable, bytes_of(VringState{0, 0}))) << "what there is stays";
   }
   EXPECT_TRUE(accepted(Request::kSetVringEnable, bytes_of(VringState{vhost::kMaxQueues - 1, 0})));
+}
+
+// The target must not hold what would keep the connection open once the front end has gone.
+TEST_F(HostileFrontEnd, CannotLeaveItsEndOfTheConnectionWithTheTarget) {
+  create();
+  for (const Request request : {Request::kSetVringCall, Request::kSetVringErr, Request::kSetBackendReqFd}) {
+    for (const bool hidden : {false, true}) {
+      SCOPED_TRACE(std::to_string(static_cast<int>(request)) + (hidden ? ", in a queue" : ""));
+      ASSERT_TRUE(front_end_.connect(path()));
+      hosts_.run_until_idle();
+      front_end_.send(Request::kSetProtocolFeatures, bytes_of(vhost::kProtocolReplyAck | vhost::kProtocolBackendReq));
+      const Bytes payload = request == Request::kSetBackendReqFd ? Bytes() : bytes_of(uint64_t{0});
+      const int own = front_end_.channel().fd();
+      if (hidden) {
+        BackendChannel pair;
+        ASSERT_TRUE(pair.local.send_bytes(Bytes(1), {&own, 1}));
+        const int end = pair.remote.get();
+        EXPECT_TRUE(accepted(request, payload, {&end, 1})) << "a pair in itself is fine";
+      } else {
+        EXPECT_FALSE(accepted(request, payload, {&own, 1}));
+      }
+      front_end_.channel().close();
+      hosts_.run_until_idle();
+      EXPECT_EQ(sessions(), 0U);
+    }
+  }
+}
+
+TEST_F(HostileFrontEnd, CannotGiveAnythingButASocketAsItsChannel) {
+  connect();
+  front_end_.send(Request::kSetProtocolFeatures, bytes_of(vhost::kProtocolReplyAck | vhost::kProtocolBackendReq));
+  const UniqueFd event(::eventfd(0, EFD_NONBLOCK));
+  const UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  for (const int fd : {event.get(), epoll.get(), STDERR_FILENO})
+    EXPECT_FALSE(accepted(Request::kSetBackendReqFd, {}, {&fd, 1}));
 }
 
 // ---- Memory
