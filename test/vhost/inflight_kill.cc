@@ -213,8 +213,8 @@ class Killed {
 };
 
 int run(const std::string& program, int rounds, uint32_t seed, uint32_t count, bool packed) {
-  std::string place = std::filesystem::is_directory("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path();
-  place += "/sluice-inflight-XXXXXX";
+  // Not in memory: a file there completes its requests in their order.
+  std::string place = std::filesystem::temp_directory_path() / "sluice-inflight-XXXXXX";
   if (::mkdtemp(place.data()) == nullptr) die("cannot make a directory for the disks");
   fmt::print("seed {}, {} rings; a failure leaves {}\n", seed, packed ? "packed" : "split", place);
   std::minstd_rand random(seed);
