@@ -90,7 +90,8 @@ class StateKeeper {
   // Waits for what is being written.
   Task<> close();
 
-  // Runs a method that changes something; settle() follows. Errors: the method's; that nothing can be kept now, and nothing was changed.
+  // Runs a method that changes something; settle() follows. Errors: the method's; that nothing can be kept now, and
+  // nothing was changed.
   Task<RpcResult> run(const Method& method, const Json::Value& params);
   // Writes all that run() has changed so far; returns once it is durable. The error: it is in effect, but not kept.
   Task<std::expected<void, RpcError>> settle();
