@@ -139,7 +139,6 @@ Task<> StateKeeper::restore() {
 Task<std::expected<void, RpcError>> StateKeeper::start() {
   started_ = true;
   if (needs_replacing_) ++marked_;  // of nothing: so that there is a file
-  begin_writing();
   co_return co_await settle();
 }
 
@@ -210,14 +209,12 @@ Task<uint64_t> StateKeeper::retry() {
   const std::vector<Key> keys = in_order(true);
   const uint64_t made = co_await make_all(keys);
   for (const Key& key : keys) mark(key, false);
-  begin_writing();
   co_return made;
 }
 
 Task<std::expected<bool, RpcError>> StateKeeper::forget(StateKind kind, std::string name) {
   if (!failed({kind, name})) co_return false;
   mark({kind, std::move(name)}, true);
-  begin_writing();
   if (auto settled = co_await settle(); !settled) co_return std::unexpected(settled.error());
   co_return true;
 }
@@ -268,7 +265,6 @@ Task<RpcResult> StateKeeper::run(const Method& method, const Json::Value& params
     mark(std::move(key), change.removes && result.has_value());
   }
   marked_room_ += room;
-  if (started_) begin_writing();
   co_return result;
 }
 
@@ -279,6 +275,8 @@ void StateKeeper::mark(Key key, bool removed) {
 
 Task<std::expected<void, RpcError>> StateKeeper::settle() {
   const uint64_t mine = marked_;
+  // Not before somebody waits: what a batch has changed is written at once.
+  if (tried_ < mine) begin_writing();
   while (tried_ < mine && durable_ < mine) co_await changed_.wait();
   if (durable_ >= mine) co_return std::expected<void, RpcError>{};
   co_return std::unexpected(

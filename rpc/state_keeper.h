@@ -90,12 +90,13 @@ class StateKeeper {
   // Waits for what is being written.
   Task<> close();
 
-  // Runs a method that changes something. Errors: the method's; that nothing can be kept now, and nothing was changed.
+  // Runs a method that changes something; settle() follows. Errors: the method's; that nothing can be kept now, and
+  // nothing was changed.
   Task<RpcResult> run(const Method& method, const Json::Value& params);
-  // Returns once all that run() has changed so far is durable. The error: it is in effect, but not kept.
+  // Writes all that run() has changed so far; returns once it is durable. The error: it is in effect, but not kept.
   Task<std::expected<void, RpcError>> settle();
 
-  // Tries to make again what could not be. Returns how much of it could.
+  // Tries to make again what could not be; settle() follows. Returns how much of it could.
   Task<uint64_t> retry();
   // Drops what could not be made again. False: there is nothing of this name that could not.
   Task<std::expected<bool, RpcError>> forget(StateKind kind, std::string name);

@@ -223,7 +223,8 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        "Lists the controllers, or one of them with its queues. A queue is running, stopped (its guest does not use it) "
        "or broken, with the reason as its fault; its kind is split or packed.",
        {"array",
-        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, name, "
+        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, "
+        "name, "
         "started, max_queues, inflight_task_cnt, queues: [{index, state, fault, size, kind, requests, kicks, calls, "
         "in_flight, thread_id}]}], "
         "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"},
