@@ -185,6 +185,7 @@ class Run {
         break;
       case ControlStep::kFillEvent: {
         const uint64_t full = UINT64_MAX - 1;
+        CHECK(::fcntl(world_.fd(ControlFd::kEvent), F_SETFL, O_NONBLOCK) == 0);
         std::ignore = ::write(world_.fd(ControlFd::kEvent), &full, sizeof(full));
         CHECK(::fcntl(world_.fd(ControlFd::kEvent), F_SETFL, 0) == 0);
         break;
