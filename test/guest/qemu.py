@@ -8,6 +8,7 @@ One boot (about 2 s) serves any number of scenarios: they travel over a second s
 busybox/init. Its lines and the console go to build/guest/logs/NAME.{control,console}.log.
 """
 
+import os
 import pathlib
 import re
 import socket
@@ -59,7 +60,7 @@ class Qemu:
                    *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect, packed, queue_size)]
         self.incoming = incoming
         if incoming:
-            command += ['-incoming', f'unix:{incoming}']
+            command += ['-incoming', f'unix:{incoming}', '-S']
         with open(self.qemu_log, 'wb') as log:
             log.write(f'$ {" ".join(command)}\n'.encode())
             log.flush()
@@ -135,26 +136,39 @@ class Qemu:
     def migrate_to(self, target, timeout_s=MIGRATION_TIMEOUT_S):
         """Moves the running guest to `target`, in the middle of what it does; returns QEMU's figures of it.
 
-        This one still exists afterwards, without a guest; the scenario goes on at the other.
+        It stands still there until go_on(). This one still exists, without a guest but with its memory.
         """
         self.wait_ready()
         self.qmp.call('migrate', uri=f'unix:{target.incoming}')
         deadline = Deadline(timeout_s)
-        while True:
-            info = self.qmp.call('query-migrate')
-            if info.get('status') == 'completed':
-                break
+        while (info := self.qmp.call('query-migrate')).get('status') != 'completed':
             if info.get('status') not in (None, 'setup', 'active', 'device') or not deadline.left():
                 raise self._error(f'the migration has not succeeded: {info}')
             time.sleep(POLL_S)
-        # What the guest has told before it moved.
-        target._lines.begin_with(self._lines.rest())
-        target._ready = True
-        while target.qmp.call('query-status')['status'] != 'running':
+        while target.qmp.call('query-status')['status'] == 'inmigrate':
             if not deadline.left():
-                raise target._error('the guest does not run after its migration')
+                raise target._error('the guest has not arrived')
             time.sleep(POLL_S)
+        target._lines.begin_with(self._lines.rest())  # what the guest has told before it moved
+        target._ready = True
         return info
+
+    def go_on(self):
+        self.qmp.call('cont')
+
+    def memory(self):
+        """All of the guest's, as it is now."""
+        descriptors = pathlib.Path(f'/proc/{self._process.pid}/fd')
+        for descriptor in descriptors.iterdir():
+            if 'memfd:memory' in os.readlink(descriptor):
+                return descriptor.read_bytes()
+        raise self._error('QEMU has no memory file')
+
+    def used_rings(self, disk=0):
+        """[(guest physical address, bytes)...] of what the device writes into the rings of a disk, if these are split."""
+        path = f'/machine/peripheral/blk{disk}/virtio-backend'
+        status = [self.qmp.call('x-query-virtio-queue-status', path=path, queue=i) for i in range(self.queues)]
+        return [(ring['vring-used'], 6 + 8 * ring['vring-num']) for ring in status]
 
     def kill(self):
         """SIGKILL to QEMU: the guest and its connections vanish in mid-request."""
