@@ -96,7 +96,7 @@ class QemuGuest(unittest.TestCase):
         with self.backend(name) as backend:
             disk = backend.add_disk('disk', SIZE_BYTES, packed=packed)
             with Qemu([disk.socket], name, 'microvm', queues=2, reconnect=True, packed=packed) as guest:
-                guest.start('loop', limit_s=9, packed=int(packed))
+                guest.start('loop', limit_s=15, packed=int(packed))
                 for crash in range(CRASHES if backend.keeps_requests else 0):
                     guest.wait_for('PASS')
                     time.sleep(0.02 * crash)  # not always at the same point of a pass
