@@ -6,6 +6,15 @@ function(sluice_library name)
   target_link_libraries(${name} PUBLIC ${ARG_LINKS} PRIVATE sluice_warnings ${ARG_PRIVATE})
 endfunction()
 
+# sluice_program(name SOURCES ... LINKS ...): a program whose main.cc reads its command line.
+function(sluice_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  add_executable(${name} main.cc ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE CLI11::CLI11 ${ARG_LINKS} sluice_warnings)
+  # What runs once need not be fast: to optimise the parser of options takes as long as a third of a library.
+  set_source_files_properties(main.cc PROPERTIES COMPILE_OPTIONS -O0)
+endfunction()
+
 # sluice_test(name SOURCES ... LINKS ...): one GoogleTest binary, one CTest entry, label "unit".
 function(sluice_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS" ${ARGN})
@@ -14,6 +23,8 @@ function(sluice_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} GTest::gmock GTest::gtest GTest::gtest_main sluice_warnings)
+  # Lines for a debugger, but no more: a third of what they take to compile.
+  target_compile_options(${name} PRIVATE -O1 -g1)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${ARG_TIMEOUT})
 endfunction()

@@ -7,6 +7,7 @@
 #include "lib/base/unix_socket.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/malloc/malloc_bdev.h"
+#include "lib/lvol/stores.h"
 #include "lib/vhost/target.h"
 #include "rpc/describe.h"
 #include "rpc/methods.h"
@@ -23,11 +24,13 @@ static_assert(std::size(kKillSignalNames) == std::size(kKillSignals));
 struct Subsystem {
   std::string_view name;
   std::string_view depends_on;  // empty: nothing
-  Task<Json::Value> (*config)(RpcContext& context);
+  std::vector<StateKind> kinds;
 };
 // In the order in which a saved configuration is loaded.
-constexpr Subsystem kSubsystems[] = {
-    {"scheduler", "", scheduler_config}, {"bdev", "", bdev_config}, {"vhost_blk", "bdev", vhost_config}};
+const Subsystem kSubsystems[] = {{"log", "", {StateKind::kLog}},
+                                 {"scheduler", "", {StateKind::kScheduler}},
+                                 {"bdev", "", {StateKind::kBdev, StateKind::kStore}},
+                                 {"vhost_blk", "bdev", {StateKind::kController}}};
 
 struct GetMethods {
   bool current = false;
@@ -84,9 +87,23 @@ Task<RpcResult> get_subsystems(NoParams) {
   co_return list;
 }
 
+Task<Json::Value> config_of(RpcContext& context, const Subsystem& subsystem) {
+  Json::Value calls(Json::arrayValue);
+  for (const StateKind kind : subsystem.kinds) {
+    if (kind == StateKind::kStore && !(co_await context.stores.stores()).empty()) {
+      calls.append(Json::Value(Json::objectValue))["method"] = "bdev_wait_for_examine";
+      calls[calls.size() - 1]["params"] = Json::Value(Json::objectValue);
+    }
+    for (const StateObject& object : co_await describe_state(context, kind)) {
+      for (const Json::Value& call : object.calls) calls.append(call);
+    }
+  }
+  co_return calls;
+}
+
 Task<RpcResult> get_config(RpcContext& context, GetConfig params) {
   for (const Subsystem& subsystem : kSubsystems) {
-    if (subsystem.name == params.name) co_return co_await subsystem.config(context);
+    if (subsystem.name == params.name) co_return co_await config_of(context, subsystem);
   }
   co_return fail_rpc(EINVAL,
                      fmt::format("there is no subsystem '{}'; framework_get_subsystems lists them", params.name));
@@ -94,6 +111,10 @@ Task<RpcResult> get_config(RpcContext& context, GetConfig params) {
 
 // What another process cannot go on with.
 Task<std::expected<void, RpcError>> check_can_be_handed_over(RpcContext& context) {
+  if (context.state != nullptr) {
+    co_return fail_rpc(EOPNOTSUPP,
+                       "a daemon with --state-dir is not handed over: end it, and start the new one on the directory");
+  }
   for (Bdev* bdev : context.bdevs.list()) {
     if (bdev->product_name() == std::string_view(kMallocProductName)) {
       co_return fail_rpc(EOPNOTSUPP, fmt::format("malloc bdev '{}' would lose its content; delete it", bdev->name()));
@@ -134,7 +155,7 @@ Task<Json::Value> current_config(RpcContext& context) {
   for (const Subsystem& subsystem : kSubsystems) {
     Json::Value entry(Json::objectValue);
     entry["subsystem"] = std::string(subsystem.name);
-    entry["config"] = co_await subsystem.config(context);
+    entry["config"] = co_await config_of(context, subsystem);
     json["subsystems"].append(std::move(entry));
   }
   co_return json;
@@ -142,42 +163,45 @@ Task<Json::Value> current_config(RpcContext& context) {
 
 void add_app_methods(MethodTable& table, RpcContext& context) {
   table.add(
-      make_method<GetMethods>({"rpc_get_methods", "Lists the methods.", {"array", "names"}},
+      make_method<GetMethods>({"rpc_get_methods", "Lists the methods.", {"array", "names"}, nothing()},
                               {optional("current", &GetMethods::current, "only those callable now, which all are"),
                                optional("include_aliases", &GetMethods::include_aliases, "also their older names")},
                               [&table](GetMethods params) { return detail::finished(method_names(table, params)); }));
   table.add(make_method<NoParams>(
-      {"rpc_discover", "Describes the methods.", {"object", "an OpenRPC document"}, {"rpc.discover"}}, {},
+      {"rpc_discover", "Describes the methods.", {"object", "an OpenRPC document"}, nothing(), {"rpc.discover"}}, {},
       [&table](NoParams) { return detail::finished(describe(table)); }));
-  table.add(make_method<NoParams>(
-      {"spdk_get_version", "Tells the version.", {"object", "version, fields {major, minor, patch, suffix}"}}, {},
-      get_version));
-  table.add(
-      make_method<Kill>({"spdk_kill_instance", "Sends the daemon a signal: SIGINT and SIGTERM end it cleanly.", kTrue},
-                        {required("sig_name", &Kill::sig_name, "which")}, bind_context(context, kill_instance)));
+  table.add(make_method<NoParams>({"spdk_get_version",
+                                   "Tells the version.",
+                                   {"object", "version, fields {major, minor, patch, suffix}"},
+                                   nothing()},
+                                  {}, get_version));
+  table.add(make_method<Kill>(
+      {"spdk_kill_instance", "Sends the daemon a signal: SIGINT and SIGTERM end it cleanly.", kTrue, nothing()},
+      {required("sig_name", &Kill::sig_name, "which")}, bind_context(context, kill_instance)));
   table.add(make_method<HandOverParams>({"framework_hand_over",
                                          "Hands guests, sockets and configuration over to another daemon, and ends; "
-                                         "sluice-vhost --upgrade-from calls it. "
-                                         "Goes on as before if that fails.",
-                                         kTrue},
+                                         "sluice-vhost --upgrade-from calls it. Goes on as before if that fails.",
+                                         kTrue, nothing()},
                                         {required("socket", &HandOverParams::socket, "where the other daemon listens")},
                                         bind_context(context, hand_over)));
   table.add(make_method<NoParams>({"framework_get_subsystems",
                                    "Lists what has a configuration, in the order in which it is loaded.",
-                                   {"array", "{subsystem, depends_on: [name]}"}},
+                                   {"array", "{subsystem, depends_on: [name]}"},
+                                   nothing()},
                                   {}, get_subsystems));
   table.add(make_method<GetConfig>(
       {"framework_get_config",
        "Lists the calls that make a subsystem's present state again.",
-       {"array", "{method, params}"}},
+       {"array", "{method, params}"},
+       nothing()},
       {required("name", &GetConfig::name, "the subsystem"),
        optional("with_batches", &GetConfig::with_batches, "accepted for compatibility; no effect")},
       bind_context(context, get_config)));
   table.add(make_method<NoParams>(
-      {"framework_start_init", "For compatibility: the daemon is initialised when it answers.", kTrue}, {},
+      {"framework_start_init", "For compatibility: the daemon is initialised when it answers.", kTrue, nothing()}, {},
       already_done));
   table.add(make_method<NoParams>(
-      {"framework_wait_init", "For compatibility: the daemon is initialised when it answers.", kTrue}, {},
+      {"framework_wait_init", "For compatibility: the daemon is initialised when it answers.", kTrue, nothing()}, {},
       already_done));
 }
 

@@ -213,13 +213,21 @@ Task<RpcResult> reset_iostat(RpcContext& context, ResetIostat params) {
 
 }  // namespace
 
-Task<Json::Value> bdev_config(RpcContext& context) {
-  Json::Value calls(Json::arrayValue);
-  for (const Bdev* bdev : context.bdevs.list()) {
-    if (Json::Value call = creating_call(*bdev); !call.isNull()) calls.append(std::move(call));
+Task<std::vector<StateObject>> bdev_state(RpcContext& context, std::string name) {
+  std::vector<const Bdev*> bdevs;
+  if (name.empty()) {
+    for (const Bdev* bdev : context.bdevs.list()) bdevs.push_back(bdev);
+  } else if (const Bdev* bdev = context.bdevs.find(name)) {
+    bdevs.push_back(bdev);
   }
-  for (const Json::Value& call : co_await lvol_config(context)) calls.append(call);
-  co_return calls;
+  std::vector<StateObject> objects;
+  for (const Bdev* bdev : bdevs) {
+    Json::Value call = creating_call(*bdev);
+    if (call.isNull()) continue;  // a logical volume: its store has it
+    objects.push_back({.name = bdev->name()});
+    objects.back().calls.append(std::move(call));
+  }
+  co_return objects;
 }
 
 void add_bdev_methods(MethodTable& table, RpcContext& context) {
@@ -229,7 +237,8 @@ void add_bdev_methods(MethodTable& table, RpcContext& context) {
                              {"array",
                               "{name, aliases, product_name, block_size, physical_block_size, num_blocks, uuid, "
                               "assigned_rate_limits, claimed, claim_type, zoned, "
-                              "readonly, users, supported_io_types, driver_specific}"}},
+                              "readonly, users, supported_io_types, driver_specific}"},
+                             nothing()},
                             {optional("name", &GetBdevs::name, "name, alias or uuid; all when left out"),
                              optional("timeout", &GetBdevs::timeout, "how many milliseconds to wait for it to appear")},
                             bind_context(context, get_bdevs)));
@@ -240,12 +249,13 @@ void add_bdev_methods(MethodTable& table, RpcContext& context) {
         "tick_rate, ticks, bdevs: [{name, bytes_read, num_read_ops, read_latency_ticks, max_read_latency_ticks, "
         "min_read_latency_ticks, the same of write, unmap, copy, write_zeroes and flush, io_error: {status: count}}]; "
         "with "
-        "per_channel: bdevs: [{name, channels: [{thread_id, ...}]}]"}},
+        "per_channel: bdevs: [{name, channels: [{thread_id, ...}]}]"},
+       nothing()},
       {optional("names", &GetIostat::names, "which; all when left out").alias("name"),
        optional("per_channel", &GetIostat::per_channel, "each channel by itself, without those that are closed"),
        optional("reset_mode", &GetIostat::reset_mode, "what to set to zero afterwards")},
       bind_context(context, get_iostat)));
-  table.add(make_method<ResetIostat>({"bdev_reset_iostat", "Sets statistics to zero.", kTrue},
+  table.add(make_method<ResetIostat>({"bdev_reset_iostat", "Sets statistics to zero.", kTrue, nothing()},
                                      {optional("name", &ResetIostat::name, "which device; all when left out"),
                                       optional("mode", &ResetIostat::mode, "which statistics")},
                                      bind_context(context, reset_iostat)));

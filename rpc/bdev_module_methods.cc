@@ -262,7 +262,7 @@ constexpr ResultInfo kName{"string", "the name of the new bdev"};
 void add_delete(MethodTable& table, RpcContext& context, const char* name, const char* help,
                 Task<RpcResult> (*handler)(RpcContext&, Delete)) {
   table.add(make_method<Delete>(
-      {name, help, kTrue},
+      {name, help, kTrue, removes(StateKind::kBdev, "name") + changes_any(StateKind::kStore)},
       {required("name", &Delete::name, "which"),
        optional("force", &Delete::force, "even if it is in use: its users see the disk vanish, and their I/O fails")},
       bind_context(context, handler)));
@@ -280,8 +280,8 @@ void add_malloc_methods(MethodTable& table, RpcContext& context) {
       optional("numa_id", &CreateMalloc::numa_id, "no effect: memory is taken where it is first written"),
   };
   add_metadata_fields(fields);
-  table.add(make_method({"bdev_malloc_create", "Makes a disk in memory.", kName}, std::move(fields),
-                        bind_context(context, create_malloc)));
+  table.add(make_method({"bdev_malloc_create", "Makes a disk in memory.", kName, changes(StateKind::kBdev, "name")},
+                        std::move(fields), bind_context(context, create_malloc)));
   add_delete(table, context, "bdev_malloc_delete", "Removes a disk in memory and what it holds.", delete_malloc);
 }
 
@@ -300,19 +300,22 @@ void add_null_methods(MethodTable& table, RpcContext& context) {
       optional("preferred_unmap_alignment", &CreateNull::preferred_unmap_alignment, no_effect),
   };
   add_metadata_fields(fields);
-  table.add(make_method(
-      {"bdev_null_create", "Makes a disk that drops what is written and reads as whatever is in memory.", kName},
-      std::move(fields), bind_context(context, create_null)));
+  table.add(
+      make_method({"bdev_null_create", "Makes a disk that drops what is written and reads as whatever is in memory.",
+                   kName, changes(StateKind::kBdev, "name")},
+                  std::move(fields), bind_context(context, create_null)));
   add_delete(table, context, "bdev_null_delete", "Removes a null disk.", delete_null);
-  table.add(make_method<ResizeNull>({"bdev_null_resize", "Makes a null disk larger.", kTrue},
-                                    {required("name", &ResizeNull::name, "which"),
-                                     required("new_size", &ResizeNull::new_size, "MiB; not less than now")},
-                                    bind_context(context, resize_null)));
+  table.add(make_method<ResizeNull>(
+      {"bdev_null_resize", "Makes a null disk larger.", kTrue, changes(StateKind::kBdev, "name")},
+      {required("name", &ResizeNull::name, "which"),
+       required("new_size", &ResizeNull::new_size, "MiB; not less than now")},
+      bind_context(context, resize_null)));
 }
 
 void add_aio_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<CreateAio>(
-      {"bdev_aio_create", "Makes a disk of a file or of a block device of the host.", kName},
+      {"bdev_aio_create", "Makes a disk of a file or of a block device of the host.", kName,
+       changes(StateKind::kBdev, "name")},
       {required("filename", &CreateAio::filename, "the file, or the device node"),
        required("name", &CreateAio::name, "its name"),
        optional("block_size", &CreateAio::block_size, "bytes; a power of two, 512 to 65536; 0: what the file asks for"),
@@ -322,13 +325,15 @@ void add_aio_methods(MethodTable& table, RpcContext& context) {
        optional("nowait", &CreateAio::nowait, "accepted for compatibility; no effect")},
       bind_context(context, create_aio)));
   add_delete(table, context, "bdev_aio_delete", "Removes a disk; its file stays.", delete_aio);
-  table.add(make_method<Rescan>({"bdev_aio_rescan", "Takes over the present size of the file.", kTrue},
-                                {required("name", &Rescan::name, "which")}, bind_context(context, rescan_aio)));
+  table.add(make_method<Rescan>(
+      {"bdev_aio_rescan", "Takes over the present size of the file.", kTrue, changes(StateKind::kBdev, "name")},
+      {required("name", &Rescan::name, "which")}, bind_context(context, rescan_aio)));
 }
 
 void add_uring_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<CreateUring>(
-      {"bdev_uring_create", "Makes a disk of a file or of a block device of the host, through io_uring.", kName},
+      {"bdev_uring_create", "Makes a disk of a file or of a block device of the host, through io_uring.", kName,
+       changes(StateKind::kBdev, "name")},
       {required("filename", &CreateUring::filename, "the file, or the device node"),
        required("name", &CreateUring::name, "its name"),
        optional("block_size", &CreateUring::block_size,
@@ -337,8 +342,9 @@ void add_uring_methods(MethodTable& table, RpcContext& context) {
        optional("readonly", &CreateUring::readonly, "open it for reading only")},
       bind_context(context, create_uring)));
   add_delete(table, context, "bdev_uring_delete", "Removes a disk; its file stays.", delete_uring);
-  table.add(make_method<Rescan>({"bdev_uring_rescan", "Takes over the present size of the file.", kTrue},
-                                {required("name", &Rescan::name, "which")}, bind_context(context, rescan_uring)));
+  table.add(make_method<Rescan>(
+      {"bdev_uring_rescan", "Takes over the present size of the file.", kTrue, changes(StateKind::kBdev, "name")},
+      {required("name", &Rescan::name, "which")}, bind_context(context, rescan_uring)));
 }
 
 }  // namespace

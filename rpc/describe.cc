@@ -7,6 +7,8 @@
 namespace sluice::rpc {
 namespace {
 
+constexpr std::string_view kKeepingNames[] = {"", "store", "no", "state"};
+
 template <typename T>
 void set_integer(Json::Value& schema) {
   schema["type"] = "integer";
@@ -74,6 +76,7 @@ Json::Value describe_method(const Method& method) {
   json["result"]["name"] = "result";
   json["result"]["description"] = std::string(method.info.result.help);
   json["result"]["schema"]["type"] = std::string(method.info.result.type);
+  json["x-kept"] = std::string(kKeepingNames[static_cast<size_t>(method.info.effect.keeping())]);
   for (const std::string_view alias : method.info.aliases) json["x-aliases"].append(std::string(alias));
   return json;
 }

@@ -8,6 +8,7 @@
 
 #include <json/value.h>
 
+#include <optional>
 #include <string>
 
 #include "lib/thread/task.h"
@@ -15,24 +16,36 @@
 
 namespace sluice::rpc {
 
+class StateKeeper;
+
 class Dispatcher {
  public:
-  explicit Dispatcher(const MethodTable& methods) : methods_(methods) {}
+  // With a keeper, what calls have changed is kept before they are answered with success.
+  explicit Dispatcher(const MethodTable& methods, StateKeeper* keeper = nullptr) : methods_(methods), keeper_(keeper) {}
 
   // Answers one JSON text; the reply is one line. The requests of a batch run one after the other.
   Task<std::string> handle(std::string text);
 
-  // Runs one method; its errors begin with its name.
+  // Runs one method; its errors begin with its name. What it has changed may not be kept yet.
   Task<RpcResult> call(std::string name, const Json::Value& params);
 
   // The reply to what is no request at all.
   static std::string error_reply(int code, std::string_view message);
 
  private:
-  Task<Json::Value> handle_request(const Json::Value& request);
+  struct Answer {
+    Json::Value reply;
+    std::string changed_by;  // the method, if it has succeeded and its changes are to be kept; else empty
+  };
+
+  Task<Answer> handle_request(const Json::Value& request);
   Task<std::string> handle_batch(const Json::Value& batch);
+  // Why what has been changed so far is not kept; nothing when it is.
+  Task<std::optional<RpcError>> settle();
+  bool is_kept(const Method& method) const;
 
   const MethodTable& methods_;
+  StateKeeper* const keeper_;
 };
 
 }  // namespace sluice::rpc

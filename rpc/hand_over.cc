@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 
+#include "lib/vhost/virt_queue.h"
 #include "rpc/json.h"
 
 namespace sluice::rpc {
@@ -72,6 +73,21 @@ class Writer {
       entry["mmap_offset"] = region.mmap_offset;
       entry["fd"] = number(fd);
       json["memory"].append(std::move(entry));
+    }
+    json["status"] = from.status;
+    if (from.inflight != nullptr) {
+      Json::Value& inflight = json["inflight"];
+      inflight["mmap_size"] = from.inflight->description().mmap_size;
+      inflight["mmap_offset"] = from.inflight->description().mmap_offset;
+      inflight["num_queues"] = from.inflight->description().num_queues;
+      inflight["queue_size"] = from.inflight->description().queue_size;
+      inflight["fd"] = number(from.inflight->file());
+    }
+    if (from.log != nullptr) {
+      Json::Value& log = json["log"];
+      log["size"] = from.log->description().size;
+      log["mmap_offset"] = from.log->description().mmap_offset;
+      log["fd"] = number(from.log->file());
     }
     json["rings"] = Json::Value(Json::arrayValue);
     for (const vhost::RingState& state : from.rings) json["rings"].append(ring(state));
@@ -166,8 +182,11 @@ class Reader {
                            .protocol_features = number<uint64_t>(json, "protocol_features"),
                            .rings_enabled = flag(json, "rings_enabled"),
                            .writeback = flag(json, "writeback"),
+                           .status = number<uint64_t>(json, "status"),
                            .backend_channel = fd(json, "backend_channel"),
                            .memory = {},
+                           .inflight = {},
+                           .log = {},
                            .rings = {}};
     vhost::MemoryMap map;
     for (const Json::Value& entry : array(json, "memory")) {
@@ -175,7 +194,8 @@ class Reader {
                                        .size = number<uint64_t>(entry, "size"),
                                        .user_address = number<uint64_t>(entry, "user_address"),
                                        .mmap_offset = number<uint64_t>(entry, "mmap_offset")};
-      auto with = map.with(region, fd(entry, "fd"), {});
+      // What kinds of files may be guest memory was the other one's decision.
+      auto with = map.with(region, fd(entry, "fd"), {}, true);
       if (!with) {
         complain(fmt::format("{}: {}", with.error().what, ::strerrordesc_np(with.error().code)));
         break;
@@ -183,8 +203,29 @@ class Reader {
       map = std::move(*with);
     }
     to.memory = std::make_shared<const vhost::MemoryMap>(std::move(map));
+    if (json.isMember("inflight")) to.inflight = inflight(json["inflight"], to.features);
+    if (json.isMember("log")) to.log = log(json["log"]);
     for (const Json::Value& entry : array(json, "rings")) to.rings.push_back(ring(entry));
     return to;
+  }
+
+  std::shared_ptr<const vhost::InflightRegion> inflight(const Json::Value& json, uint64_t features) {
+    const vhost::InflightDescription description{.mmap_size = number<uint64_t>(json, "mmap_size"),
+                                                 .mmap_offset = number<uint64_t>(json, "mmap_offset"),
+                                                 .num_queues = number<uint16_t>(json, "num_queues"),
+                                                 .queue_size = number<uint16_t>(json, "queue_size")};
+    return mapped(vhost::InflightRegion::map(description, vhost::VirtQueue::wants_packed(features), fd(json, "fd")));
+  }
+  std::shared_ptr<vhost::DirtyLog> log(const Json::Value& json) {
+    const vhost::LogDescription description{.size = number<uint64_t>(json, "size"),
+                                            .mmap_offset = number<uint64_t>(json, "mmap_offset")};
+    return mapped(vhost::DirtyLog::map(fd(json, "fd"), description));
+  }
+  template <typename T>
+  T mapped(Result<T> result) {
+    if (result) return std::move(*result);
+    complain(fmt::format("{}: {}", result.error().what, ::strerrordesc_np(result.error().code)));
+    return {};
   }
 
   vhost::RingState ring(const Json::Value& json) {

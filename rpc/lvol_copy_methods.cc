@@ -104,41 +104,46 @@ Task<RpcResult> get_changed(RpcContext& context, GetChanged params) {
 void add_lvol_copy_methods(MethodTable& table, RpcContext& context) {
   constexpr const char* kWhich = "the volume: store/volume, or its uuid";
   table.add(make_method<WhichVolume>(
-      {"bdev_lvol_inflate", "Makes a volume independent and thick: copies what it shares, allocates all of it.", kTrue},
+      {"bdev_lvol_inflate", "Makes a volume independent and thick: copies what it shares, allocates all of it.", kTrue,
+       kept_by_store()},
       {required("name", &WhichVolume::name, kWhich)}, bind_context(context, inflate)));
   table.add(make_method<WhichVolume>(
-      {"bdev_lvol_decouple_parent", "Makes a volume independent: copies what it shares with its parent.", kTrue},
+      {"bdev_lvol_decouple_parent", "Makes a volume independent: copies what it shares with its parent.", kTrue,
+       kept_by_store()},
       {required("name", &WhichVolume::name, kWhich)}, bind_context(context, decouple)));
   table.add(make_method<SetParent>(
       {"bdev_lvol_set_parent",
        "Gives a volume that is not in use another snapshot as its parent: what it does not own it has from there.",
-       kTrue},
+       kTrue, kept_by_store()},
       {required("lvol_name", &SetParent::lvol_name, kWhich),
        required("parent_name", &SetParent::parent_name, "the snapshot, or read-only volume")},
       bind_context(context, set_parent)));
   table.add(make_method<SetParent>(
       {"bdev_lvol_set_parent_bdev", "Gives a volume that is not in use a bdev outside of the store as its parent.",
-       kTrue},
+       kTrue, kept_by_store()},
       {required("lvol_name", &SetParent::lvol_name, kWhich),
        required("parent_name", &SetParent::parent_name, "the bdev, which nobody may write to from then on")},
       bind_context(context, set_parent_bdev)));
   table.add(make_method<StartCopy>(
       {"bdev_lvol_start_shallow_copy",
        "Begins to copy what a read-only volume has and its parent has not, to the same places of a bdev.",
-       {"object", "operation_id"}},
+       {"object", "operation_id"},
+       passing()},
       {required("src_lvol_name", &StartCopy::src_lvol_name, kWhich),
        required("dst_bdev_name", &StartCopy::dst_bdev_name, "where to; as large as the volume at least")},
       bind_context(context, start_copy)));
   table.add(make_method<CheckCopy>(
       {"bdev_lvol_check_shallow_copy",
        "Tells how far a shallow copy is.",
-       {"object", "state (in progress, complete, error), copied_clusters, total_clusters, error"}},
+       {"object", "state (in progress, complete, error), copied_clusters, total_clusters, error"},
+       nothing()},
       {required("operation_id", &CheckCopy::operation_id, "what bdev_lvol_start_shallow_copy has returned")},
       bind_context(context, check_copy)));
   table.add(make_method<GetChanged>(
       {"bdev_lvol_get_changed_blocks",
        "Lists the clusters in which a volume or snapshot differs from an earlier snapshot, without reading data.",
-       {"object", "cluster_size, num_clusters, clusters: [index], next (where to go on; missing: that was all)"}},
+       {"object", "cluster_size, num_clusters, clusters: [index], next (where to go on; missing: that was all)"},
+       nothing()},
       {optional("from", &GetChanged::from, "the earlier snapshot; all that is mapped when left out"),
        required("to", &GetChanged::to, kWhich), optional("start", &GetChanged::start, "the first cluster to look at"),
        optional("count", &GetChanged::count, "how many to list at most, up to 65,536")},

@@ -267,7 +267,8 @@ constexpr const char* kNoEffect = "accepted for compatibility; no effect";
 
 void add_store_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<CreateStore>(
-      {"bdev_lvol_create_lvstore", "Makes a store for logical volumes of a bdev; what is on it is lost.", kStoreUuid},
+      {"bdev_lvol_create_lvstore", "Makes a store for logical volumes of a bdev; what is on it is lost.", kStoreUuid,
+       kept_by_store()},
       {required("bdev_name", &CreateStore::bdev_name, "the bdev, which nobody else may be writing to"),
        required("lvs_name", &CreateStore::lvs_name, "its name, without a slash"),
        optional("cluster_sz", &CreateStore::cluster_sz,
@@ -277,30 +278,33 @@ void add_store_methods(MethodTable& table, RpcContext& context) {
        optional("md_page_size", &CreateStore::md_page_size, kNoEffect)},
       bind_context(context, create_store)));
   table.add(make_method<WhichStore>(
-      {"bdev_lvol_delete_lvstore", "Deletes a store and all its volumes, none of which may be in use.", kTrue},
+      {"bdev_lvol_delete_lvstore", "Deletes a store and all its volumes, none of which may be in use.", kTrue,
+       changes_any(StateKind::kStore)},
       store_fields<WhichStore>(), bind_context(context, delete_store)));
   table.add(make_method<WhichStore>(
       {"bdev_lvol_get_lvstores",
        "Lists the stores, or one of them.",
        {"array",
         "{uuid, name, base_bdev, total_data_clusters, free_clusters, cluster_size, block_size, max_growable_size, "
-        "enospc_policy, usage_thresholds: percent, damage: null, or why the store can only be read}"}},
+        "enospc_policy, usage_thresholds: percent, damage: null, or why the store can only be read}"},
+       nothing()},
       store_fields<WhichStore>(), bind_context(context, get_stores)));
-  table.add(make_method<RenameStore>({"bdev_lvol_rename_lvstore", "Renames a store.", kTrue},
+  table.add(make_method<RenameStore>({"bdev_lvol_rename_lvstore", "Renames a store.", kTrue, kept_by_store()},
                                      {required("old_name", &RenameStore::old_name, "its name or uuid"),
                                       required("new_name", &RenameStore::new_name, "its new name")},
                                      bind_context(context, rename_store)));
   table.add(make_method<WhichStore>(
-      {"bdev_lvol_grow_lvstore", "Lets a store use all of its bdev, which has become larger.", kTrue},
+      {"bdev_lvol_grow_lvstore", "Lets a store use all of its bdev, which has become larger.", kTrue, kept_by_store()},
       store_fields<WhichStore>(), bind_context(context, grow_store)));
-  table.add(make_method<NoParams>(
-      {"bdev_wait_for_examine", "Returns once every bdev added so far has been searched for a store.", kTrue}, {},
-      bind_context(context, wait_for_examine)));
+  table.add(
+      make_method<NoParams>({"bdev_wait_for_examine",
+                             "Returns once every bdev added so far has been searched for a store.", kTrue, nothing()},
+                            {}, bind_context(context, wait_for_examine)));
 }
 
 void add_volume_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<Create>(
-      {"bdev_lvol_create", "Makes a logical volume.", kVolumeUuid},
+      {"bdev_lvol_create", "Makes a logical volume.", kVolumeUuid, kept_by_store()},
       store_fields<Create>(
           {required("lvol_name", &Create::lvol_name, "its name in the store, without a slash"),
            optional("size_in_mib", &Create::size_in_mib, "MiB; rounded up to clusters"),
@@ -309,40 +313,41 @@ void add_volume_methods(MethodTable& table, RpcContext& context) {
            optional("clear_method", &Create::clear_method,
                     "accepted for compatibility; no effect: what was not written reads as zeroes")}),
       bind_context(context, create)));
-  table.add(
-      make_method<Snapshot>({"bdev_lvol_snapshot", "Makes a read-only volume of what a volume is now.", kVolumeUuid},
-                            {required("lvol_name", &Snapshot::lvol_name, kWhichVolume),
-                             required("snapshot_name", &Snapshot::snapshot_name, "the snapshot's name in the store")},
-                            bind_context(context, snapshot)));
+  table.add(make_method<Snapshot>(
+      {"bdev_lvol_snapshot", "Makes a read-only volume of what a volume is now.", kVolumeUuid, kept_by_store()},
+      {required("lvol_name", &Snapshot::lvol_name, kWhichVolume),
+       required("snapshot_name", &Snapshot::snapshot_name, "the snapshot's name in the store")},
+      bind_context(context, snapshot)));
   table.add(make_method<Clone>(
       {"bdev_lvol_clone", "Makes a volume that begins as what a snapshot, or another read-only volume, is.",
-       kVolumeUuid},
+       kVolumeUuid, kept_by_store()},
       {required("snapshot_name", &Clone::snapshot_name, "the snapshot: store/volume, or its uuid"),
        required("clone_name", &Clone::clone_name, "the clone's name in the store")},
       bind_context(context, clone)));
   table.add(make_method<CloneBdev>(
       {"bdev_lvol_clone_bdev",
        "Makes a volume that begins as what a bdev holds, to which nobody may write as long as the volume exists.",
-       kVolumeUuid},
+       kVolumeUuid, kept_by_store()},
       {required("bdev", &CloneBdev::bdev, "name, alias or uuid; it is found again by its name"),
        required("lvs_name", &CloneBdev::lvs_name, "the store, by name or uuid"),
        required("clone_name", &CloneBdev::clone_name, "the clone's name in the store")},
       bind_context(context, clone_bdev)));
-  table.add(make_method<Rename>({"bdev_lvol_rename", "Renames a volume.", kTrue},
+  table.add(make_method<Rename>({"bdev_lvol_rename", "Renames a volume.", kTrue, kept_by_store()},
                                 {required("old_name", &Rename::old_name, kWhichVolume),
                                  required("new_name", &Rename::new_name, "its new name in the store")},
                                 bind_context(context, rename)));
-  table.add(
-      make_method<Resize>({"bdev_lvol_resize", "Makes a volume larger or smaller; what is cut off is lost.", kTrue},
-                          {required("name", &Resize::name, kWhichVolume),
-                           optional("size_in_mib", &Resize::size_in_mib, "MiB; rounded up to clusters"),
-                           optional("size", &Resize::size, "or bytes; rounded up to clusters")},
-                          bind_context(context, resize)));
+  table.add(make_method<Resize>(
+      {"bdev_lvol_resize", "Makes a volume larger or smaller; what is cut off is lost.", kTrue, kept_by_store()},
+      {required("name", &Resize::name, kWhichVolume),
+       optional("size_in_mib", &Resize::size_in_mib, "MiB; rounded up to clusters"),
+       optional("size", &Resize::size, "or bytes; rounded up to clusters")},
+      bind_context(context, resize)));
   table.add(make_method<WhichVolume>(
-      {"bdev_lvol_set_read_only", "Makes a volume read-only for good; writes of those who have it open fail.", kTrue},
+      {"bdev_lvol_set_read_only", "Makes a volume read-only for good; writes of those who have it open fail.", kTrue,
+       kept_by_store()},
       {required("name", &WhichVolume::name, kWhichVolume)}, bind_context(context, set_readonly)));
   table.add(make_method<WhichVolume>(
-      {"bdev_lvol_delete", "Deletes a volume or snapshot that is not in use, in any order.", kTrue},
+      {"bdev_lvol_delete", "Deletes a volume or snapshot that is not in use, in any order.", kTrue, kept_by_store()},
       {required("name", &WhichVolume::name, kWhichVolume)}, bind_context(context, remove)));
   table.add(
       make_method<GetVolumes>({"bdev_lvol_get_lvols",
@@ -350,7 +355,8 @@ void add_volume_methods(MethodTable& table, RpcContext& context) {
                                {"array",
                                 "{alias, uuid, name, is_thin_provisioned, is_snapshot, is_clone, is_esnap_clone, "
                                 "is_degraded: there is no bdev of "
-                                "it, num_allocated_clusters: that it has and its parent has not, lvs: {name, uuid}}"}},
+                                "it, num_allocated_clusters: that it has and its parent has not, lvs: {name, uuid}}"},
+                               nothing()},
                               {optional("lvs_name", &GetVolumes::lvs_name, "the store, by name"),
                                optional("lvs_uuid", &GetVolumes::lvs_uuid, "or the store, by uuid")},
                               bind_context(context, get_volumes)));

@@ -93,7 +93,9 @@ Json::Value make_call(const char* method) {
   return call;
 }
 
-void add_store_config(const lvol::StoreInfo& store, Json::Value& calls) {
+// What it does not keep on its disk.
+Json::Value store_calls(const lvol::StoreInfo& store) {
+  Json::Value calls(Json::arrayValue);
   if (store.hold_when_full) {
     Json::Value call = make_call("bdev_lvol_set_enospc_policy");
     call["params"]["uuid"] = store.uuid.to_string();
@@ -106,27 +108,28 @@ void add_store_config(const lvol::StoreInfo& store, Json::Value& calls) {
     for (const uint32_t percent : store.usage_thresholds) call["params"]["percent"].append(percent);
     calls.append(std::move(call));
   }
+  return calls;
 }
 
 }  // namespace
 
-Task<Json::Value> lvol_config(RpcContext& context) {
-  const std::vector<lvol::StoreInfo> stores = co_await context.stores.stores();
-  Json::Value calls(Json::arrayValue);
-  if (stores.empty()) co_return calls;
-  calls.append(make_call("bdev_wait_for_examine"));
-  for (const lvol::StoreInfo& store : stores) {
+Task<std::vector<StateObject>> store_state(RpcContext& context, std::string name) {
+  std::vector<StateObject> objects;
+  for (const lvol::StoreInfo& store : co_await context.stores.stores()) {
+    if (!name.empty() && name != store.uuid.to_string()) continue;
     const Bdev* base = context.bdevs.find(store.base_bdev);
     // What was in memory is not there any more when this is loaded.
     const bool lasts = base != nullptr && base->product_name() != std::string_view(kMallocProductName);
-    if (lasts) add_store_config(store, calls);
+    Json::Value calls = store_calls(store);
+    if (lasts && !calls.empty()) objects.push_back({.name = store.uuid.to_string(), .calls = std::move(calls)});
   }
-  co_return calls;
+  co_return objects;
 }
 
 void add_lvol_space_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<SetFullPolicy>(
-      {"bdev_lvol_set_enospc_policy", "Says what becomes of a write that needs a cluster when none is free.", kTrue},
+      {"bdev_lvol_set_enospc_policy", "Says what becomes of a write that needs a cluster when none is free.", kTrue,
+       changes_any(StateKind::kStore)},
       store_fields<SetFullPolicy>({required("policy", &SetFullPolicy::policy,
                                             "fail: it fails with \"no space\"; hold: it waits until there is one")}),
       bind_context(context, set_full_policy)));
@@ -134,7 +137,7 @@ void add_lvol_space_methods(MethodTable& table, RpcContext& context) {
       {"bdev_lvol_set_thresholds",
        "Says at which usage of a store clients are notified: lvol_store_usage_above when so much comes into use, "
        "lvol_store_usage_below when it is 2 percent less again.",
-       kTrue},
+       kTrue, changes_any(StateKind::kStore)},
       store_fields<SetThresholds>(
           {required("percent", &SetThresholds::percent,
                     "of the clusters in use, each 1 to 100; instead of those before; none: []")}),
@@ -146,7 +149,8 @@ void add_lvol_space_methods(MethodTable& table, RpcContext& context) {
         "of a volume: allocated_clusters, exclusive_clusters: its alone, shared_clusters, each also as _bytes, "
         "cluster_size; of a store: total_clusters, free_clusters, free_bytes, metadata_clusters, map_pages, "
         "waiting_writes, write_holds: {count, p99_us, max_us} (how long snapshots made writes of a volume wait), "
-        "cluster_size"}},
+        "cluster_size"},
+       nothing()},
       store_fields<GetUsage>({optional("name", &GetUsage::name, kWhichVolume)}), bind_context(context, get_usage)));
 }
 

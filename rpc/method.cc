@@ -80,6 +80,9 @@ Task<RpcResult> finished(RpcResult result) { co_return result; }
 void MethodTable::add(Method method) {
   const std::string_view name = method.info.name;
   CHECK(find(name) == nullptr);
+  for (const Change& change : method.info.effect.changes()) {
+    CHECK(change.param.empty() || is_known(change.param, method.params));
+  }
   for (const std::string_view alias : method.info.aliases) {
     CHECK(find(alias) == nullptr);
     aliases_[alias] = name;

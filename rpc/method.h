@@ -2,7 +2,8 @@
 //
 //   struct DeleteNull { std::string name; bool force = false; };
 //   table.add(make_method<DeleteNull>(
-//       {.name = "bdev_null_delete", .help = "Removes a null device.", .result = kTrue},
+//       {.name = "bdev_null_delete", .help = "Removes a null device.", .result = kTrue,
+//        .effect = removes(StateKind::kBdev, "name")},
 //       {required("name", &DeleteNull::name, "its name"), optional("force", &DeleteNull::force, "even if in use")},
 //       [&](DeleteNull params) { return delete_null(context, std::move(params)); }));
 //
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "lib/thread/task.h"
+#include "rpc/effect.h"
 #include "rpc/param.h"
 #include "rpc/rpc_error.h"
 
@@ -35,6 +37,7 @@ struct MethodInfo {
   std::string_view name;
   std::string_view help;  // one sentence
   ResultInfo result;
+  Effect effect;
   std::vector<std::string_view> aliases{};
 };
 
@@ -91,7 +94,7 @@ Method make_method(MethodInfo info, std::vector<Field<P>> fields, Handler handle
 // All methods that a daemon offers. main() fills it and hands it down.
 class MethodTable {
  public:
-  // Requires: neither the name nor an alias is taken (checked).
+  // Requires: neither the name nor an alias is taken; what it changes is named by a parameter that it has (checked).
   void add(Method method);
   // By name or alias; nullptr if there is none. Stable until the table's end.
   const Method* find(std::string_view name) const;

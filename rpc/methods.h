@@ -3,8 +3,11 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "lib/base/unique_fd.h"
+#include "rpc/log_settings.h"
 #include "rpc/method.h"
 
 namespace sluice {
@@ -26,6 +29,7 @@ class Target;
 namespace sluice::rpc {
 
 class Notifications;
+class StateKeeper;
 
 // The parts of a daemon. Borrowed.
 struct RpcContext {
@@ -44,6 +48,17 @@ struct RpcContext {
   // Hands everything over to the daemon on the other end of the socket, soon, and ends. Empty where there is none to do
   // so.
   std::function<void(UniqueFd successor)> hand_over{};
+  // How it began: only what differs is part of a configuration.
+  LogSettings log_at_start{};
+  // Null: the daemon keeps no state.
+  StateKeeper* state = nullptr;
+};
+
+// An object, or a group of settings, that is part of a configuration: the calls that make it again, in an order in
+// which they succeed. Null calls: it is there, but cannot be made again as it is now.
+struct StateObject {
+  std::string name;
+  Json::Value calls{Json::arrayValue};
 };
 
 // Each adds its methods; they borrow the context, and the table where they describe it.
@@ -58,6 +73,7 @@ void add_lvol_copy_methods(MethodTable& table, RpcContext& context);   // part o
 void add_lvol_space_methods(MethodTable& table, RpcContext& context);  // likewise
 void add_notify_methods(MethodTable& table, RpcContext& context);
 void add_vhost_methods(MethodTable& table, RpcContext& context);
+void add_state_methods(MethodTable& table, RpcContext& context);
 
 inline void add_all_methods(MethodTable& table, RpcContext& context) {
   add_app_methods(table, context);
@@ -69,15 +85,19 @@ inline void add_all_methods(MethodTable& table, RpcContext& context) {
   add_lvol_methods(table, context);
   add_notify_methods(table, context);
   add_vhost_methods(table, context);
+  add_state_methods(table, context);
 }
 
-// The calls that make again what there is now: [{"method", "params"}], in an order in which they succeed.
-Task<Json::Value> scheduler_config(RpcContext& context);
+// What there is of one kind: all of it, or what has the name. Calls are {"method", "params"}.
+Task<std::vector<StateObject>> describe_state(RpcContext& context, StateKind kind, std::string name = "");
+// The parts of describe_state().
+Task<std::vector<StateObject>> log_state(RpcContext& context);
+Task<std::vector<StateObject>> scheduler_state(RpcContext& context);
 Task<Json::Value> reactor_config(RpcContext& context);  // part of the scheduler's
-Task<Json::Value> bdev_config(RpcContext& context);
-Task<Json::Value> lvol_config(RpcContext& context);  // part of the bdevs'
-Task<Json::Value> vhost_config(RpcContext& context);
-// Of all of these, as a file: {"subsystems": [...]}.
+Task<std::vector<StateObject>> bdev_state(RpcContext& context, std::string name);
+Task<std::vector<StateObject>> store_state(RpcContext& context, std::string name);
+Task<std::vector<StateObject>> controller_state(RpcContext& context, std::string name);
+// Of all kinds, as a file: {"subsystems": [...]}.
 Task<Json::Value> current_config(RpcContext& context);
 
 // A handler that takes the context first: bind_context(context, create_malloc).

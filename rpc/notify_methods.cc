@@ -32,12 +32,13 @@ Task<RpcResult> get_notifications(RpcContext& context, GetNotifications params) 
 }  // namespace
 
 void add_notify_methods(MethodTable& table, RpcContext& context) {
-  table.add(make_method<NoParams>({"notify_get_types", "Lists the types of notifications.", {"array", "names"}}, {},
-                                  get_types));
+  table.add(make_method<NoParams>(
+      {"notify_get_types", "Lists the types of notifications.", {"array", "names"}, nothing()}, {}, get_types));
   table.add(make_method<GetNotifications>(
       {"notify_get_notifications",
        "Lists what happened, oldest first; only the last 1024 notifications are kept.",
-       {"array", "{id, type, ctx: the name of the bdev or store, percent: of lvol_store_usage_*: the threshold}"}},
+       {"array", "{id, type, ctx: the name of the bdev or store, percent: of lvol_store_usage_*: the threshold}"},
+       nothing()},
       {optional("id", &GetNotifications::id, "the first to list: one more than the last that is known"),
        optional("max", &GetNotifications::max, "how many at most")},
       bind_context(context, get_notifications)));

@@ -189,17 +189,20 @@ void add_reactor_methods(MethodTable& table, RpcContext& context) {
        {"object",
         "tick_rate, pid, reactors: [{lcore, numa_id, tid, busy, idle (polling in vain), asleep, wakeups, hot_pollers, "
         "cold_pollers, in_interrupt, mode, polling: {max_poll_us, grow, grow_start_us, shrink, idle_poll_budget}, "
-        "lw_threads: [{name, id, cpumask, elapsed (busy and idle), busy}]}]"}},
+        "lw_threads: [{name, id, cpumask, elapsed (busy and idle), busy}]}]"},
+       nothing()},
       {}, bind_context(context, get_reactors)));
   table.add(make_method<SetMode>(
-      {"reactor_set_mode", "Changes how eagerly a reactor polls, while I/O runs.", kTrue},
+      {"reactor_set_mode", "Changes how eagerly a reactor polls, while I/O runs.", kTrue,
+       changes_any(StateKind::kScheduler)},
       {required("mode", &SetMode::mode,
                 "poll: never sleep; interrupt: sleep as soon as nothing is found; adaptive: poll on for a while"),
        optional("lcore", &SetMode::lcore, "the reactor's core; all when left out")},
       bind_context(context, set_mode)));
   table.add(make_method<SetPolling>(
       {"reactor_set_polling_options",
-       "Changes how adaptive mode learns how long to poll in vain; what is left out stays as it is.", kTrue},
+       "Changes how adaptive mode learns how long to poll in vain; what is left out stays as it is.", kTrue,
+       changes_any(StateKind::kScheduler)},
       {optional("max_poll_us", &SetPolling::max_poll_us, "no poller polls on for longer, up to 1000000; 0: never (50)"),
        optional("grow", &SetPolling::grow,
                 "how much longer a poller polls on when work came soon after it had stopped, 1 to 1000 times (2)"),

@@ -77,6 +77,16 @@ Task<RpcResult> get_scheduler(RpcContext& context, NoParams) {
   co_return json;
 }
 
+void add_scheduler_call(const SchedulerOptions& options, Json::Value& calls) {
+  Json::Value& call = calls.append(Json::Value(Json::objectValue));
+  call["method"] = "framework_set_scheduler";
+  call["params"]["name"] = kind_name(options.kind);
+  call["params"]["period"] = Json::UInt64{options.period_ns / kNsPerUs};
+  call["params"]["load_limit"] = whole(options.limits.load_limit);
+  call["params"]["core_limit"] = whole(options.limits.core_limit);
+  call["params"]["core_busy"] = whole(options.limits.core_busy);
+}
+
 }  // namespace
 
 template <>
@@ -85,24 +95,19 @@ struct EnumNames<SchedulerKind> {
 };
 
 // What differs from the defaults.
-Task<Json::Value> scheduler_config(RpcContext& context) {
+Task<std::vector<StateObject>> scheduler_state(RpcContext& context) {
   Json::Value calls = co_await reactor_config(context);
   const SchedulerOptions& options = context.scheduler.options();
-  if (options == SchedulerOptions{}) co_return calls;
-  Json::Value& call = calls.append(Json::Value(Json::objectValue));
-  call["method"] = "framework_set_scheduler";
-  call["params"]["name"] = kind_name(options.kind);
-  call["params"]["period"] = Json::UInt64{options.period_ns / kNsPerUs};
-  call["params"]["load_limit"] = whole(options.limits.load_limit);
-  call["params"]["core_limit"] = whole(options.limits.core_limit);
-  call["params"]["core_busy"] = whole(options.limits.core_busy);
-  co_return calls;
+  if (options != SchedulerOptions{}) add_scheduler_call(options, calls);
+  std::vector<StateObject> objects;
+  if (!calls.empty()) objects.push_back({.name = "", .calls = std::move(calls)});
+  co_return objects;
 }
 
 void add_scheduler_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<SetScheduler>(
       {"framework_set_scheduler", "Tells who decides where lightweight threads run; what is left out stays as it is.",
-       kTrue},
+       kTrue, changes_any(StateKind::kScheduler)},
       {required("name", &SetScheduler::name,
                 "static: they stay where they are; dynamic: they move between cores, by what they cost"),
        optional("period", &SetScheduler::period, "dynamic: how often it looks, in us (1000000)"),
@@ -117,7 +122,8 @@ void add_scheduler_methods(MethodTable& table, RpcContext& context) {
        "Tells who decides where lightweight threads run, and what it saw when it looked last.",
        {"object",
         "scheduler_name, scheduler_period, scheduling_core, isolated_core_mask, load_limit, core_limit, core_busy, "
-        "moves, cores: [{lcore, load (percent), threads}] (none while static)"}},
+        "moves, cores: [{lcore, load (percent), threads}] (none while static)"},
+       nothing()},
       {}, bind_context(context, get_scheduler)));
 }
 

@@ -111,22 +111,25 @@ void add_thread_methods(MethodTable& table, RpcContext& context) {
        "Tells what each lightweight thread does with its time.",
        {"object",
         "tick_rate, threads: [{name, id, cpumask, busy, idle (polling in vain), asleep (neither), in_interrupt, "
-        "active_pollers_count, timed_pollers_count, paused_pollers_count, hot_pollers_count, cold_pollers_count}]"}},
+        "active_pollers_count, timed_pollers_count, paused_pollers_count, hot_pollers_count, cold_pollers_count}]"},
+       nothing()},
       {}, bind_context(context, get_stats)));
   table.add(make_method<NoParams>({"thread_get_pollers",
                                    "Lists the pollers and timers of each lightweight thread.",
                                    {"object",
                                     "tick_rate, threads: [{name, id, active_pollers, timed_pollers, paused_pollers}] "
                                     "of {name, id, state, run_count, "
-                                    "busy_count, period_ticks}"}},
+                                    "busy_count, period_ticks}"},
+                                   nothing()},
                                   {}, bind_context(context, get_pollers)));
   table.add(make_method<NoParams>({"thread_get_io_channels",
                                    "Lists the open channels of each lightweight thread.",
-                                   {"object", "tick_rate, threads: [{name, id, io_channels: [{name, ref}]}]"}},
+                                   {"object", "tick_rate, threads: [{name, id, io_channels: [{name, ref}]}]"},
+                                   nothing()},
                                   {}, bind_context(context, get_channels)));
   table.add(make_method<SetCpumask>(
       {"thread_set_cpumask", "Moves a lightweight thread to one of these cores, and keeps it there, while I/O runs.",
-       kTrue},
+       kTrue, changes_any(StateKind::kController)},
       {required("id", &SetCpumask::id, "the thread's, from thread_get_stats"),
        required("cpumask", &SetCpumask::cpumask, "cores that may run it: \"0x5\" or \"[0,2]\"")},
       bind_context(context, set_cpumask)));

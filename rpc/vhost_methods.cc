@@ -16,6 +16,9 @@ struct CreateController {
   std::string cpumask;
   bool readonly = false;
   bool packed_ring = false;
+  bool any_memory_file = false;
+  std::vector<uint32_t> allowed_uids;
+  std::vector<uint32_t> allowed_gids;
   uint32_t queue_threads = 0;
   std::string transport{kTransport};
 };
@@ -48,6 +51,8 @@ Task<RpcResult> create_controller(RpcContext& context, CreateController params) 
                                            .cpumask = {},
                                            .readonly = params.readonly,
                                            .packed_ring = params.packed_ring,
+                                           .any_memory_file = params.any_memory_file,
+                                           .allowed = {.uids = params.allowed_uids, .gids = params.allowed_gids},
                                            .queue_threads = params.queue_threads};
   if (!params.cpumask.empty()) {
     const Result<CpuMask> cpumask = CpuMask::parse(params.cpumask);
@@ -78,6 +83,12 @@ Task<RpcResult> set_coalescing(RpcContext& context, SetCoalescing params) {
       params.ctrlr, {.delay_base_ns = params.delay_base_us * kNsPerUs, .iops_threshold = params.iops_threshold});
   if (!set) co_return fail_rpc(set.error(), fmt::format("controller '{}'", params.ctrlr));
   co_return true;
+}
+
+Json::Value to_json(const std::vector<uint32_t>& numbers) {
+  Json::Value list(Json::arrayValue);
+  for (const uint32_t number : numbers) list.append(number);
+  return list;
 }
 
 const char* state_of(const vhost::SessionInfo::Queue& queue) {
@@ -111,6 +122,8 @@ Json::Value to_json(const vhost::ControllerInfo& controller, bool with_queues) {
   json["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
   json["iops_threshold"] = controller.coalescing.iops_threshold;
   json["socket"] = controller.socket_path;
+  json["allowed_uids"] = to_json(controller.allowed.uids);
+  json["allowed_gids"] = to_json(controller.allowed.gids);
   json["sessions"] = Json::Value(Json::arrayValue);
   for (const vhost::SessionInfo& session : controller.sessions) {
     Json::Value entry(Json::objectValue);
@@ -126,6 +139,7 @@ Json::Value to_json(const vhost::ControllerInfo& controller, bool with_queues) {
   Json::Value& block = json["backend_specific"]["block"];
   block["readonly"] = controller.readonly;
   block["packed_ring"] = controller.packed_ring;
+  block["any_memory_file"] = controller.any_memory_file;
   block["bdev"] = controller.bdev_name.empty() ? Json::Value() : Json::Value(controller.bdev_name);
   block["transport"] = std::string(kTransport);
   return json;
@@ -142,51 +156,66 @@ Task<RpcResult> get_controllers(RpcContext& context, GetControllers params) {
   co_return list;
 }
 
+Json::Value controller_calls(const vhost::ControllerInfo& controller, const std::string& anywhere) {
+  Json::Value calls(Json::arrayValue);
+  Json::Value& create = calls.append(Json::Value(Json::objectValue));
+  create["method"] = "vhost_create_blk_controller";
+  create["params"]["ctrlr"] = controller.name;
+  create["params"]["dev_name"] = controller.bdev_name;
+  create["params"]["readonly"] = controller.readonly;
+  if (controller.packed_ring) create["params"]["packed_ring"] = true;
+  if (controller.any_memory_file) create["params"]["any_memory_file"] = true;
+  if (!controller.allowed.uids.empty()) create["params"]["allowed_uids"] = to_json(controller.allowed.uids);
+  if (!controller.allowed.gids.empty()) create["params"]["allowed_gids"] = to_json(controller.allowed.gids);
+  // "Anywhere" is left out, so that it also holds on a host with other cores.
+  if (controller.cpumask != anywhere) create["params"]["cpumask"] = controller.cpumask;
+  if (controller.queue_threads > 0) create["params"]["queue_threads"] = controller.queue_threads;
+  if (controller.coalescing.delay_base_ns == 0) return calls;
+  Json::Value& coalescing = calls.append(Json::Value(Json::objectValue));
+  coalescing["method"] = "vhost_controller_set_coalescing";
+  coalescing["params"]["ctrlr"] = controller.name;
+  coalescing["params"]["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
+  coalescing["params"]["iops_threshold"] = controller.coalescing.iops_threshold;
+  return calls;
+}
+
 }  // namespace
 
-Task<Json::Value> vhost_config(RpcContext& context) {
-  const auto controllers = co_await context.vhost.list();
+Task<std::vector<StateObject>> controller_state(RpcContext& context, std::string name) {
   const std::string anywhere = context.threads.all_cpus().to_string();
-  Json::Value calls(Json::arrayValue);
-  for (const vhost::ControllerInfo& controller : controllers) {
-    if (controller.bdev_name.empty()) continue;  // its disk was pulled out: there is nothing to make again
-    Json::Value call(Json::objectValue);
-    call["method"] = "vhost_create_blk_controller";
-    call["params"]["ctrlr"] = controller.name;
-    call["params"]["dev_name"] = controller.bdev_name;
-    call["params"]["readonly"] = controller.readonly;
-    if (controller.packed_ring) call["params"]["packed_ring"] = true;
-    // "Anywhere" is left out, so that it also holds on a host with other cores.
-    if (controller.cpumask != anywhere) call["params"]["cpumask"] = controller.cpumask;
-    if (controller.queue_threads > 0) call["params"]["queue_threads"] = controller.queue_threads;
-    calls.append(std::move(call));
-    if (controller.coalescing.delay_base_ns == 0) continue;
-    Json::Value coalescing(Json::objectValue);
-    coalescing["method"] = "vhost_controller_set_coalescing";
-    coalescing["params"]["ctrlr"] = controller.name;
-    coalescing["params"]["delay_base_us"] = controller.coalescing.delay_base_ns / kNsPerUs;
-    coalescing["params"]["iops_threshold"] = controller.coalescing.iops_threshold;
-    calls.append(std::move(coalescing));
+  std::vector<StateObject> objects;
+  for (const vhost::ControllerInfo& controller : co_await context.vhost.list(name)) {
+    const bool pulled_out = controller.bdev_name.empty();
+    objects.push_back(
+        {.name = controller.name, .calls = pulled_out ? Json::Value() : controller_calls(controller, anywhere)});
   }
-  co_return calls;
+  co_return objects;
 }
 
 void add_vhost_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<CreateController>(
-      {"vhost_create_blk_controller", "Offers a bdev to a guest, on a vhost-user-blk socket.", kTrue},
+      {"vhost_create_blk_controller", "Offers a bdev to a guest, on a vhost-user-blk socket.", kTrue,
+       changes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &CreateController::ctrlr, "its name, which is also the socket's in the directory of sockets"),
        required("dev_name", &CreateController::dev_name, "the bdev's name, alias or uuid"),
        optional("cpumask", &CreateController::cpumask,
                 "cores that may serve it: \"0x5\" or \"[0,2]\"; any when left out"),
        optional("readonly", &CreateController::readonly, "the guest may not write"),
-       optional(
-           "packed_ring", &CreateController::packed_ring,
-           "offers packed virtqueues as well, which the guest's monitor has to ask for, too (QEMU: packed=on); a guest "
-           "that uses them loses its disk when the daemon restarts"),
+       optional("packed_ring", &CreateController::packed_ring,
+                "offers packed virtqueues as well, which the guest's monitor has to ask for, too (QEMU: packed=on)"),
        optional(
            "queue_threads", &CreateController::queue_threads,
            "how many lightweight threads of their own its queues are spread over, each on a core of cpumask; 0: all "
            "are served by the controller's"),
+       optional("allowed_uids", &CreateController::allowed_uids,
+                "users whose processes may connect; any that the socket's mode lets in when neither this nor "
+                "allowed_gids is given"),
+       optional("allowed_gids", &CreateController::allowed_gids,
+                "groups whose processes may connect, as their own group or a supplementary one"),
+       optional(
+           "any_memory_file", &CreateController::any_memory_file,
+           "the guest's memory may be in any file, not only in a memfd or on tmpfs or hugetlbfs; whoever serves the "
+           "guest then waits for the file system under it"),
        optional("transport", &CreateController::transport, "vhost_user_blk is the only one")},
       bind_context(context, create_controller)));
   table.add(make_method<GetControllers>(
@@ -194,20 +223,22 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
        "Lists the controllers, or one of them with its queues. A queue is running, stopped (its guest does not use it) "
        "or broken, with the reason as its fault; its kind is split or packed.",
        {"array",
-        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, sessions: [{vid, id, name, started, max_queues, "
-        "inflight_task_cnt, queues: [{index, state, fault, size, kind, requests, kicks, calls, in_flight, "
-        "thread_id}]}], "
-        "backend_specific: {block: {readonly, packed_ring, bdev, transport}}}"}},
+        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, "
+        "name, "
+        "started, max_queues, inflight_task_cnt, queues: [{index, state, fault, size, kind, requests, kicks, calls, "
+        "in_flight, thread_id}]}], "
+        "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"},
+       nothing()},
       {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
   table.add(make_method<DeleteController>(
-      {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue},
+      {"vhost_delete_controller", "Removes a controller and its socket; requests in flight complete first.", kTrue,
+       removes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &DeleteController::ctrlr, "which")}, bind_context(context, delete_controller)));
   table.add(make_method<SetBdev>(
       {"vhost_controller_set_bdev",
        "Puts another bdev behind a controller while its guest goes on: its queues pause until what is in flight is "
-       "done. "
-       "Copies nothing. Also gives a bdev to a controller whose own has been removed.",
-       kTrue},
+       "done. Copies nothing. Also gives a bdev to a controller whose own has been removed.",
+       kTrue, changes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &SetBdev::ctrlr, "which"),
        required("bdev_name", &SetBdev::bdev_name,
                 "the bdev's name, alias or uuid; not smaller than the present one, its blocks not larger, and writable "
@@ -217,7 +248,7 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
       {"vhost_controller_set_coalescing",
        "Lets a busy queue tell its guest of completions later, so that each interrupt tells of more; never with fewer "
        "than four requests in flight.",
-       kTrue},
+       kTrue, changes(StateKind::kController, "ctrlr")},
       {required("ctrlr", &SetCoalescing::ctrlr, "which"),
        required("delay_base_us", &SetCoalescing::delay_base_us,
                 "how much later at twice the threshold, twice that at three times, and so on, up to 10 ms; 0: never"),

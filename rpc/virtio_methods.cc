@@ -112,7 +112,8 @@ void add_virtio_methods(MethodTable& table, RpcContext& context) {
   table.add(make_method<Attach>(
       {"bdev_virtio_attach_controller",
        "Makes a disk of what another process offers on a vhost-user-blk socket; reconnects when that process restarts.",
-       {"array", "the name of the bdev"}},
+       {"array", "the name of the bdev"},
+       changes(StateKind::kBdev, "name")},
       {required("name", &Attach::name, "of the bdev"),
        required("trtype", &Attach::trtype, "user (a vhost-user socket) is the only one that is supported"),
        required("traddr", &Attach::traddr, "path of the socket"),
@@ -121,9 +122,10 @@ void add_virtio_methods(MethodTable& table, RpcContext& context) {
        optional("vq_size", &Attach::vq_size, "requests of a queue; a power of two, 8 to 1024"),
        optional("packed_ring", &Attach::packed_ring, "packed virtqueues, if the back end offers them")},
       bind_context(context, attach)));
-  table.add(make_method<Detach>({"bdev_virtio_detach_controller",
-                                 "Removes such a disk: its users see it vanish, and the connection ends.", kTrue},
-                                {required("name", &Detach::name, "which")}, bind_context(context, detach)));
+  table.add(make_method<Detach>(
+      {"bdev_virtio_detach_controller", "Removes such a disk: its users see it vanish, and the connection ends.", kTrue,
+       removes(StateKind::kBdev, "name") + changes_any(StateKind::kStore)},
+      {required("name", &Detach::name, "which")}, bind_context(context, detach)));
 }
 
 }  // namespace sluice::rpc

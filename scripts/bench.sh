@@ -19,6 +19,7 @@ cores and 4 GiB of memory that nothing else uses meanwhile. Ctrl-C ends it; part
   loads       100 to 1,000,000 requests per second in each mode: processor time and latencies
   restless    modes that change and threads that move, every 10 ms under verified writes
   neighbours  what front ends that misbehave do to the latencies of others
+  hostile     200 front ends that attack the daemon in every way we know, beside 200 honest ones
   lvol        logical volumes beside their base bdev, first writes to clones, snapshots, loading
   guest       a Linux guest (User-Mode Linux), beside qemu-storage-daemon
 

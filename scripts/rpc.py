@@ -101,6 +101,12 @@ class Client:
         return json.loads(data)
 
 
+# What becomes of what a method has changed, when the daemon is started again.
+KEPT = {"state": "With `--state-dir`, what it changes survives a restart.",
+        "store": "What it changes is kept by the store on its disk.",
+        "no": "What it changes does not survive a restart."}
+
+
 class Method:
     """A method as rpc_discover describes it, and the command line made from that."""
 
@@ -110,6 +116,7 @@ class Method:
         self.result = description["result"]
         self.aliases = description.get("x-aliases", [])
         self.params = description["params"]
+        self.kept = KEPT.get(description.get("x-kept"), "")
 
     @staticmethod
     def type_of(param):
@@ -130,6 +137,8 @@ class Method:
         if self.params:
             lines.append("")
         lines.append(f"returns {self.result['schema']['type']}: {self.result['description']}")
+        if self.kept:
+            lines += ["", self.kept]
         return "\n".join(lines)
 
     def parse(self, arguments):
@@ -288,6 +297,8 @@ def markdown(client, arguments):
             kind = Method.type_of(param).replace("|", "\\|")
             print(f"| `{param['name']}`{'*' if param['required'] else ''} | {kind} | {default} | {param['description']}{alias} |")
         print(f"\nReturns {method.result['schema']['type']}: {method.result['description']}.")
+        if method.kept:
+            print(f"\n{method.kept}")
 
 
 COMPOSITES = {"save_config": save_config, "load_config": load_config, "markdown": markdown}

@@ -170,7 +170,8 @@ class Program {
     methods.add(rpc::make_method<PerformTests>(
         {"perform_tests",
          "Runs the jobs. What is given here holds for later calls, too.",
-         {"object", "results: [{job, core_mask, workload, status, iops, mibps, ...}], total, core_count, mode"}},
+         {"object", "results: [{job, core_mask, workload, status, iops, mibps, ...}], total, core_count, mode"},
+         rpc::nothing()},
         {rpc::optional("queue_depth", &PerformTests::queue_depth, "as -q"),
          rpc::optional("time_in_sec", &PerformTests::time_in_sec, "as -t"),
          rpc::optional("workload_type", &PerformTests::workload_type, "as -w"),

@@ -20,12 +20,14 @@ uint64_t wanted_protocol(Dialect dialect) {
   switch (dialect) {
     case Dialect::kQemu72:
     case Dialect::kQemu9:
-      return kCommon | kProtocolLogShmfd | kProtocolBackendReq | kProtocolBackendSendFd | kProtocolHostNotifier |
-             kProtocolInflightShmfd | kProtocolConfigureMemSlots | kProtocolResetDevice | kProtocolStatus;
+      return (dialect == Dialect::kQemu9 ? kProtocolDeviceState : 0) | kCommon | kProtocolLogShmfd |
+             kProtocolBackendReq | kProtocolBackendSendFd | kProtocolHostNotifier | kProtocolInflightShmfd |
+             kProtocolConfigureMemSlots | kProtocolResetDevice | kProtocolStatus;
     case Dialect::kFirecracker:
       return kProtocolConfig;
     case Dialect::kCloudHypervisor:
-      return kCommon | kProtocolConfigureMemSlots | kProtocolInflightShmfd | kProtocolLogShmfd | kProtocolBackendReq;
+      return kCommon | kProtocolConfigureMemSlots | kProtocolInflightShmfd | kProtocolLogShmfd | kProtocolBackendReq |
+             kProtocolDeviceState;
     case Dialect::kLibblkio:
       return kCommon | kProtocolConfigureMemSlots;
     case Dialect::kUml:

@@ -75,15 +75,19 @@ class Session {
   BlkDriver& blk(size_t i = 0) { return *queues_[i].blk; }
   uint32_t base(size_t i = 0) const { return queues_[i].base; }
   void set_base(size_t i, uint32_t base) { queues_[i].base = base; }
-  // The guest's driver begins anew with this ring.
+  // The guest's driver begins anew with this ring. As it has reset the device, the next start() is with a new buffer
+  // for requests in flight.
   void renew_ring(size_t i = 0) {
     blk(i).reset();
     set_base(i, ring(i).base());
+    inflight_fd_.reset();
   }
   BackendChannel* backend_channel() { return backend_channel_.get(); }
   // Where the back end keeps track of requests; no descriptor if that was not agreed on.
   const vhost::InflightDescription& inflight() const { return inflight_; }
   int inflight_fd() const { return inflight_fd_.get(); }
+  // Another file with the same description, from the next start() on.
+  void set_inflight_fd(UniqueFd fd) { inflight_fd_ = std::move(fd); }
   const vhost::BlkConfig& config() const { return config_; }
   uint64_t offered() const { return offered_; }
   uint64_t features() const { return features_; }

@@ -10,7 +10,9 @@
 #include "app/vhost/hand_over.h"
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "lib/base/unix_socket.h"
 #include "lib/bdev/bdev_manager.h"
+#include "lib/bdev/blocking_pool.h"
 #include "lib/bdev/virtio/virtio_bdev.h"
 #include "lib/lvol/stores.h"
 #include "lib/vhost/target.h"
@@ -18,14 +20,23 @@
 #include "rpc/methods.h"
 #include "rpc/notifications.h"
 #include "rpc/server.h"
+#include "rpc/state_journal.h"
+#include "rpc/state_keeper.h"
 #include "rpc/version.h"
 
 namespace sluice {
 namespace {
 
+// What outlives the daemon's lightweight thread: the pool's threads run on any core, so it is made before the reactors.
+struct State {
+  std::unique_ptr<rpc::StateJournal> journal;
+  BlockingPool pool;
+};
+
 class Daemon {
  public:
-  Daemon(const DaemonOptions& options, App& app) : options_(options), app_(app) {}
+  // `state`: null if none is kept.
+  Daemon(const DaemonOptions& options, State* state, App& app) : options_(options), state_(state), app_(app) {}
 
   // On the application's lightweight thread: the whole life of the daemon. The result is the process's.
   Task<int> run() {
@@ -69,7 +80,10 @@ class Daemon {
     };
     rpc::MethodTable methods;
     rpc::add_all_methods(methods, context);
-    rpc::Dispatcher dispatcher(methods);
+    rpc::DaemonObjects objects(context);
+    std::optional<rpc::StateKeeper> keeper;
+    if (state_ != nullptr) context.state = &keeper.emplace(*state_->journal, state_->pool, methods, objects);
+    rpc::Dispatcher dispatcher(methods, context.state);
 
     // First of all, as it keeps a second daemon from touching what the first one serves.
     const rpc::Server::Options rpc_options{.path = rpc_path, .mode = options_.rpc_socket_mode};
@@ -78,7 +92,8 @@ class Daemon {
     if (!server) co_return complain("RPC socket " + rpc_path, server.error());
 
     const bool started =
-        co_await (takes_over ? take_over(target, dispatcher, *left) : load(dispatcher)) && open(**server, rpc_path);
+        co_await (takes_over ? take_over(target, dispatcher, *left) : load(dispatcher, context.state)) &&
+        open(**server, rpc_path);
     if (started) co_await app_.stop.wait();
 
     left.reset();
@@ -96,6 +111,7 @@ class Daemon {
           left->controllers.size(), (now_ns() - paused_ns_) / kNsPerUs);
     } else {
       co_await (*server)->close();
+      if (keeper) co_await keeper->close();
       co_await stores.stop_holding();
       co_await target.remove_all();
     }
@@ -108,9 +124,26 @@ class Daemon {
     co_return started ? 0 : 1;
   }
 
-  Task<bool> load(rpc::Dispatcher& dispatcher) {
-    if (options_.config.empty()) co_return true;
-    co_return ok(co_await rpc::load_config(dispatcher, options_.config));
+  // What the state directory keeps, or else the configuration.
+  Task<bool> load(rpc::Dispatcher& dispatcher, rpc::StateKeeper* keeper) {
+    if (keeper != nullptr) {
+      if (!ok(keeper->load())) co_return false;
+      if (!keeper->first_start()) co_await keeper->restore();
+    }
+    const bool has_state = keeper != nullptr && !keeper->first_start();
+    if (has_state && !options_.config.empty()) {
+      log(LogLevel::kNotice, LogFlag::kApp, "{} is not loaded: {} has a state already", options_.config,
+          options_.state_dir);
+    }
+    if (!has_state && !options_.config.empty() && !ok(co_await rpc::load_config(dispatcher, options_.config)))
+      co_return false;
+    if (keeper != nullptr) {
+      if (auto kept = co_await keeper->start(); !kept) {
+        log(LogLevel::kError, LogFlag::kApp, "{}", kept.error().message);
+        co_return false;
+      }
+    }
+    co_return true;
   }
 
   // Everything is made, and waits for the predecessor to say that it serves nobody any more.
@@ -157,24 +190,43 @@ class Daemon {
   }
 
   const DaemonOptions& options_;
+  State* const state_;
   App& app_;
   UniqueFd predecessor_;    // until it serves nobody any more
   UniqueFd successor_;      // once it has been asked for
   uint64_t paused_ns_ = 0;  // when guests began to wait for it
 };
 
-Task<int> run(const DaemonOptions& options, App& app) {
-  Daemon daemon(options, app);
+Task<int> run(const DaemonOptions& options, State* state, App& app) {
+  Daemon daemon(options, state, app);
   co_return co_await daemon.run();
 }
 
 }  // namespace
 
 int run_daemon(const DaemonOptions& options) {
-  if (options.upgrade_from.empty() && ::access(options.vhost_directory.c_str(), W_OK | X_OK) != 0) {
+  const bool takes_over = !options.upgrade_from.empty();  // the other one's directory
+  if (!takes_over && ::access(options.vhost_directory.c_str(), W_OK | X_OK) != 0) {
     return complain("directory of vhost sockets " + options.vhost_directory, {errno, "cannot make sockets there"});
   }
-  return run_app({.cpumask = options.cpumask, .mode = options.mode}, [&](App& app) { return run(options, app); });
+  if (const char* why = takes_over ? nullptr : who_else_may_write(options.vhost_directory)) {
+    log(LogLevel::kWarning, LogFlag::kApp,
+        "directory of vhost sockets {}: {}, and so put a socket of its own in the place of a disk's; chmod 0750 and "
+        "chown it",
+        options.vhost_directory, why);
+  }
+  std::optional<State> state;
+  if (!options.state_dir.empty()) {
+    auto journal = rpc::StateJournal::open(options.state_dir);
+    if (!journal) {
+      log(LogLevel::kError, LogFlag::kApp, "{}", journal.error());
+      return 1;
+    }
+    if (!(*journal)->note().empty()) log(LogLevel::kWarning, LogFlag::kApp, "{}", (*journal)->note());
+    state.emplace().journal = std::move(*journal);
+  }
+  return run_app({.cpumask = options.cpumask, .mode = options.mode},
+                 [&](App& app) { return run(options, state ? &*state : nullptr, app); });
 }
 
 }  // namespace sluice

@@ -17,7 +17,8 @@ struct DaemonOptions {
   mode_t vhost_socket_mode = 0600;
   std::string rpc_socket = "/var/tmp/sluice.sock";
   mode_t rpc_socket_mode = 0600;
-  std::string config;  // empty: none
+  std::string config;     // empty: none
+  std::string state_dir;  // empty: nothing is kept
   // The RPC socket of a daemon whose place this one takes, with its guests, sockets, directory and configuration.
   // Empty: none.
   std::string upgrade_from;

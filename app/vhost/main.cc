@@ -67,9 +67,12 @@ int main(int argc, char** argv) {
   app.add_option("-r,--rpc-socket", options.rpc_socket, "socket of the JSON-RPC");
   app.add_option("--rpc-socket-mode", rpc_socket_mode, "mode of the JSON-RPC's socket");
   app.add_option("-c,--config", options.config, "file of calls to make at the start, as rpc.py save_config writes it");
+  app.add_option("--state-dir", options.state_dir,
+                 "directory that keeps what is provisioned, and from which a later start makes it again; --config is "
+                 "for the first start then");
   app.add_option("--upgrade-from", options.upgrade_from,
                  "RPC socket of a daemon to take the place of, with its sockets, guests and configuration")
-      ->excludes("--config", "--vhost-dir", "--rpc-socket");
+      ->excludes("--config", "--state-dir", "--vhost-dir", "--rpc-socket");
   app.add_option("--log-level", log_level, "ERROR, WARNING, NOTICE, INFO or DEBUG");
   app.add_option("--log-flags", log_flags, "components whose debug lines are wanted, such as vhost,bdev")
       ->delimiter(',');

@@ -17,6 +17,7 @@ constexpr size_t kFlagCount = std::size(kLogFlagNames);
 std::atomic<LogLevel> kept_level{LogLevel::kDebug};
 std::atomic<LogLevel> printed_level{LogLevel::kNotice};
 std::array<std::atomic<bool>, kFlagCount> flags;
+std::atomic<bool> timestamps{true};
 
 constexpr const char* kPatternWithTime = "[%Y-%m-%d %H:%M:%S.%e] %v";
 
@@ -51,7 +52,11 @@ void set_log_print_level(LogLevel level) { printed_level.store(level, std::memor
 LogLevel log_print_level() { return printed_level.load(std::memory_order_relaxed); }
 void set_log_flag(LogFlag flag, bool on) { flags[static_cast<size_t>(flag)].store(on, std::memory_order_relaxed); }
 bool log_flag(LogFlag flag) { return flags[static_cast<size_t>(flag)].load(std::memory_order_relaxed); }
-void set_log_timestamps(bool on) { logger().set_pattern(on ? kPatternWithTime : "%v"); }
+void set_log_timestamps(bool on) {
+  timestamps.store(on, std::memory_order_relaxed);
+  logger().set_pattern(on ? kPatternWithTime : "%v");
+}
+bool log_timestamps() { return timestamps.load(std::memory_order_relaxed); }
 
 bool log_enabled(LogLevel level, LogFlag flag) {
   if (level > std::min(log_level(), log_print_level())) return false;

@@ -31,6 +31,7 @@ LogLevel log_print_level();
 void set_log_flag(LogFlag flag, bool on);
 bool log_flag(LogFlag flag);
 void set_log_timestamps(bool on);
+bool log_timestamps();
 
 bool log_enabled(LogLevel level, LogFlag flag);
 void log_line(LogLevel level, LogFlag flag, std::string_view text);

@@ -73,4 +73,32 @@ Result<UniqueFd> listen_unix(const std::string& path, mode_t mode) {
   return fd;
 }
 
+const char* who_else_may_write(const std::string& directory) {
+  struct stat info{};
+  if (::stat(directory.c_str(), &info) != 0) return nullptr;
+  if (info.st_uid != 0 && info.st_uid != ::geteuid()) return "it belongs to another user";
+  // In a directory with the sticky bit only the owner of a file can replace it.
+  if ((info.st_mode & S_ISVTX) != 0) return nullptr;
+  if ((info.st_mode & S_IWOTH) != 0) return "anybody may write to it";
+  return (info.st_mode & S_IWGRP) != 0 ? "its group may write to it" : nullptr;
+}
+
+Result<PeerCredentials> peer_credentials(int socket) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return fail_errno("cannot tell who connects");
+  PeerCredentials credentials{.pid = peer.pid, .uid = peer.uid, .gids = {peer.gid}};
+  std::vector<gid_t> groups(64);
+  size = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+  int asked = ::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &size);
+  if (asked != 0 && errno == ERANGE) {  // `size` is what it takes
+    groups.resize(size / sizeof(gid_t));
+    asked = ::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &size);
+  }
+  if (asked != 0) return fail_errno("cannot tell the groups of who connects");
+  groups.resize(size / sizeof(gid_t));
+  credentials.gids.insert(credentials.gids.end(), groups.begin(), groups.end());
+  return credentials;
+}
+
 }  // namespace sluice

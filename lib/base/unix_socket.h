@@ -1,9 +1,10 @@
-// UNIX stream sockets: making a listener safely; connecting.
+// UNIX stream sockets: making a listener safely, connecting, and knowing who has connected.
 #pragma once
 
 #include <sys/types.h>
 
 #include <string>
+#include <vector>
 
 #include "lib/base/result.h"
 #include "lib/base/unique_fd.h"
@@ -16,5 +17,18 @@ namespace sluice {
 Result<UniqueFd> listen_unix(const std::string& path, mode_t mode);
 // A blocking, close-on-exec socket. Errors: ENAMETOOLONG, EINVAL (an empty path), those of connect(2).
 Result<UniqueFd> connect_unix(const std::string& path);
+
+// Why others than the owner of this process could put a socket of their own into a directory, in the place of one of
+// ours; nullptr if they could not, or there is no such directory.
+const char* who_else_may_write(const std::string& directory);
+
+// The process that has connected a socket, as it was then.
+struct PeerCredentials {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  std::vector<gid_t> gids;  // its group first, then the supplementary ones
+};
+// Errors: those of getsockopt(2).
+Result<PeerCredentials> peer_credentials(int socket);
 
 }  // namespace sluice

@@ -1,7 +1,5 @@
 #include "lib/lvol/format.h"
 
-#include <isa-l/crc.h>
-
 #include "lib/lvol/format_disk.h"
 
 namespace sluice::lvol {
@@ -71,12 +69,6 @@ bool good_place(const Geometry& geometry, PageNumber page) {
 }
 
 }  // namespace
-
-// isa-l leaves it to its caller to invert the register before and after.
-uint32_t disk::crc32c(std::span<const std::byte> bytes) {
-  auto* const first = const_cast<unsigned char*>(reinterpret_cast<const unsigned char*>(bytes.data()));
-  return ~crc32_iscsi(first, static_cast<int>(bytes.size()), ~0U);
-}
 
 uint32_t page_crc(PageView page) { return crc32c(page); }
 

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "lib/base/check.h"
+#include "lib/base/crc32c.h"
 #include "lib/base/uuid.h"
 #include "lib/lvol/format.h"
 
@@ -34,9 +35,6 @@ struct DiskEntry {
 };
 static_assert(sizeof(DiskEntry) == 16);
 static_assert(sizeof(DiskEntry) * kFanOut == kPageBytes);
-
-// CRC-32C.
-uint32_t crc32c(std::span<const std::byte> bytes);
 
 template <typename T>
 void put(std::byte* to, const T& value) {

@@ -10,7 +10,7 @@ namespace {
 
 uint64_t offered_features(BlkDevice::Options options) {
   uint64_t features = kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureProtocolFeatures |
-                      kBlkFeatureSegMax | kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
+                      kFeatureLogAll | kBlkFeatureSegMax | kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
                       kBlkFeatureConfigWce | kBlkFeatureMq;
   if (options.packed_ring) features |= kFeatureRingPacked;
   features |= options.readonly ? kBlkFeatureRo : kBlkFeatureDiscard | kBlkFeatureWriteZeroes;

@@ -19,7 +19,8 @@ class BlkDevice {
   // What is up to whoever offers it.
   struct Options {
     bool readonly = false;
-    bool packed_ring = false;  // offered: which kind of rings there are, is the driver's choice
+    bool packed_ring = false;      // offered: which kind of rings there are, is the driver's choice
+    bool any_memory_file = false;  // what a guest's memory may be in: see MemoryMap::with()
   };
   // `name` is what GET_ID answers (its first 20 bytes).
   BlkDevice(std::string name, const Bdev& bdev, Options options);
@@ -27,6 +28,7 @@ class BlkDevice {
   const std::string& name() const { return name_; }
   bool readonly() const { return options_.readonly; }
   bool packed_ring() const { return options_.packed_ring; }
+  bool any_memory_file() const { return options_.any_memory_file; }
   // The feature bits to offer, vhost's own included. They depend on no bdev: a guest keeps what it has negotiated when
   // it gets another one, or is migrated to another host.
   uint64_t features() const { return features_; }

@@ -61,8 +61,9 @@ Task<> BlkQueue::update(Setup setup) {
   const bool should_run =
       started_ && enabled_.value_or(setup.enabled_by_default) && configured() && fault_ == RingFault::kNone && !held_;
   if (should_run && !running_) {
-    // It was cut off from its memory with requests in flight, and is to be another one now.
-    if (!ring_.can_go_on(size_, setup.features)) co_await drained();
+    // It was cut off from its memory with requests in flight, and is to be another one now, or to be tracked elsewhere.
+    const InflightRegion* region = inflight_ == nullptr ? nullptr : inflight_->region();
+    if (!ring_.can_go_on(size_, setup.features) || region != setup.inflight.get()) co_await drained();
     if (!held_) run(std::move(setup));
   }
   if (!should_run && running_) co_await stop();
@@ -71,23 +72,50 @@ Task<> BlkQueue::update(Setup setup) {
 void BlkQueue::run(Setup setup) {
   // A ring that was paused may have completed requests since: they belong to the rings it is still attached to.
   if (publish_pending_) publish();
-  if (!ring_.attach(*setup.map, *addresses_, size_, setup.features)) return;
+  if (in_flight_ == 0) track(setup);
+  const bool base_follows = inflight_ != nullptr && inflight_->has_notes();
+  if (!ring_.attach(*setup.map, *addresses_, size_, setup.features, base_follows)) return;
   features_ = setup.features;
   channel_ = detached_ ? nullptr : setup.channel;  // the bdev may have gone while this waited
   write_through_ = setup.write_through;
+  set_log(std::move(setup.log));
   use_map(std::move(setup.map));
-  if (in_flight_ == 0) ring_.begin();
   ring_.disable_kicks();
   running_ = true;
   owner_.add_poller(*this);  // hot: requests may be there already, and no kick is to be expected for them
+  if (in_flight_ == 0) begin();
   // A back end before us may have ended between showing completions and telling of them.
-  call();
+  if (running_) call();
+}
+
+// What is noted in a region counts for the first start with it only: after that it is what this has noted itself.
+void BlkQueue::track(const Setup& setup) {
+  if (setup.inflight == nullptr) {
+    inflight_.reset();
+    return;
+  }
+  const bool same_region = inflight_ != nullptr && inflight_->region() == setup.inflight.get();
+  if (same_region && inflight_->begun() && ring_.unchanged(size_, setup.features)) return;
+  const bool settled = same_region && inflight_->settled();
+  inflight_ =
+      std::make_unique<QueueInflight>(setup.inflight, index_, VirtQueue::wants_packed(setup.features), size_, settled);
+}
+
+void BlkQueue::begin() {
+  std::vector<UnfinishedChain> unfinished;
+  if (const RingFault fault = ring_.begin(inflight_.get(), unfinished); fault != RingFault::kNone) break_ring(fault);
+  // All at once, before anything else: a ring may be stopped, or moved, when nothing is between in flight and
+  // available.
+  for (const UnfinishedChain& chain : unfinished) {
+    if (running_) start_next(&chain);
+  }
+  if (running_ && inflight_ != nullptr) inflight_->set_begun();
 }
 
 void BlkQueue::move_to(std::shared_ptr<const MemoryMap> map) {
   if (!running_) return;
   publish();
-  if (!ring_.attach(*map, *addresses_, size_, features_)) {
+  if (!ring_.attach(*map, *addresses_, size_, features_, false)) {
     pause();
     return;
   }
@@ -130,7 +158,9 @@ void BlkQueue::reset() {
   enabled_.reset();
   started_ = false;
   fault_ = RingFault::kNone;
+  inflight_.reset();
   ring_ = VirtQueue();  // lets go of the map
+  log_.reset();
   maps_.clear();
 }
 
@@ -186,6 +216,14 @@ bool BlkQueue::poll() {
       break_ring(RingFault::kMemoryLost);
       return true;
     }
+    if (log_ != nullptr && log_->lost()) {
+      break_ring(RingFault::kLogLost);
+      return true;
+    }
+    if (inflight_ != nullptr && inflight_->lost()) {
+      break_ring(RingFault::kInflightLost);
+      return true;
+    }
   }
   const std::optional<uint16_t> available = ring_.available();
   if (!available) {
@@ -201,7 +239,9 @@ bool BlkQueue::poll() {
   const uint32_t count =
       std::min<uint32_t>(*available, std::clamp<uint32_t>(*available / 2, kQueueBatch, kQueueBudget));
   if (count > 0) ring_.prefetch(count);
-  for (uint32_t i = 0; i < count && running_; ++i) start_next();
+  taken_bytes_ = 0;
+  for (uint32_t i = 0; i < count && running_ && taken_bytes_ < kQueueBudgetBytes; ++i) start_next();
+  if (count > 0) kickless_period_ns_ = kKicklessPeriodNs;
   return count > 0;
 }
 
@@ -210,7 +250,10 @@ bool BlkQueue::try_sleep() {
     ring_.disable_kicks();
     return false;
   }
-  if (!has_notification()) kickless_timer_.arm_at(owner_, owner_.now_ns() + kKicklessPeriodNs);
+  if (!has_notification()) {
+    kickless_timer_.arm_at(owner_, owner_.now_ns() + kickless_period_ns_);
+    kickless_period_ns_ = std::min(2 * kickless_period_ns_, kMaxKicklessPeriodNs);
+  }
   return true;
 }
 
@@ -220,15 +263,21 @@ void BlkQueue::wake_up() {
   ring_.disable_kicks();
 }
 
-void BlkQueue::start_next() {
+void BlkQueue::start_next(const UnfinishedChain* unfinished) {
   std::unique_ptr<BlkRequest> taken = requests_->take();
   BlkRequest& request = *taken;
   MapUse& use = *maps_.back();
-  RingFault fault = ring_.pop(request.chain());
+  RingFault fault = unfinished == nullptr ? ring_.pop(request.chain()) : ring_.pop_again(request.chain(), *unfinished);
   BlkRequest::Next next = BlkRequest::Next::kBroken;
   if (fault == RingFault::kNone) {
     next = request.parse(device_);
     fault = request.fault();
+  }
+  // From here on it is in flight, for whoever comes after us: before anything is done about it.
+  if (inflight_ != nullptr && unfinished == nullptr && next != BlkRequest::Next::kBroken &&
+      !inflight_->take(request.chain(), ring_.copies())) {
+    next = BlkRequest::Next::kBroken;
+    fault = RingFault::kTooMany;
   }
   if (next == BlkRequest::Next::kBroken) {
     requests_->give_back(std::move(taken));
@@ -241,6 +290,7 @@ void BlkQueue::start_next() {
   ++use.in_flight;
   ++in_flight_;
   ++stats_.requests;
+  taken_bytes_ += request.chain().readable_bytes + request.chain().writable_bytes;
   if (next == BlkRequest::Next::kSubmit) {
     submit(request);
   } else {
@@ -274,7 +324,10 @@ void BlkQueue::on_io_done(BlkRequest& request) {
 
 void BlkQueue::finish(BlkRequest& request, BlkStatus status) {
   const uint32_t written = request.finish(status);
+  if (log_ != nullptr) [[unlikely]]
+    request.mark_written(*log_, *request.map_use->map);
   ring_.push_used(request.chain(), written);
+  if (inflight_ != nullptr) inflight_->give_back(request.chain());
   if (!publish_pending_) {
     publish_pending_ = true;
     owner_.defer(publish_work_);  // after all that completes in this turn
@@ -296,7 +349,9 @@ void BlkQueue::on_publish_work() {
 
 void BlkQueue::publish() {
   // One that is held back stays due: with EVENT_IDX the ring asks for it once only.
+  if (inflight_ != nullptr) inflight_->before_publish();
   const bool due = ring_.publish() || call_timer_.armed();
+  if (inflight_ != nullptr) inflight_->after_publish();
   if (due && !may_hold_back()) call();
 }
 
@@ -304,6 +359,11 @@ void BlkQueue::set_coalescing(const Coalescing& coalescing) {
   coalescing_ = coalescing;
   delay_ns_ = 0;
   if (call_timer_.armed()) call();
+}
+
+void BlkQueue::set_log(std::shared_ptr<DirtyLog> log) {
+  log_ = std::move(log);
+  ring_.set_log(log_.get());
 }
 
 // Whether a call that is due now is made later, by a timer: the busier the queue, the later; not at low depth.

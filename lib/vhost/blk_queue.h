@@ -22,8 +22,11 @@
 #include "lib/thread/poller.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_request.h"
+#include "lib/vhost/dirty_log.h"
+#include "lib/vhost/inflight_region.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
+#include "lib/vhost/queue_inflight.h"
 #include "lib/vhost/session_state.h"
 #include "lib/vhost/virt_queue.h"
 
@@ -53,8 +56,10 @@ class BlkQueue final : public Poller, private MoveListener {
   // What the session knows that a ring runs with.
   struct Setup {
     std::shared_ptr<const MemoryMap> map;
+    std::shared_ptr<const InflightRegion> inflight;  // null: requests in flight are not tracked
     uint64_t features = 0;
     BdevChannel* channel = nullptr;
+    std::shared_ptr<DirtyLog> log;  // null: what is written is not logged
     bool write_through = false;
     bool enabled_by_default = false;  // until SET_VRING_ENABLE is sent for this ring
   };
@@ -105,6 +110,9 @@ class BlkQueue final : public Poller, private MoveListener {
   Task<> resume(Setup setup);
   void set_write_through(bool write_through) { write_through_ = write_through; }
   void set_coalescing(const Coalescing& coalescing);
+  // What is written to guest memory is marked there from now on, also by requests in flight; nullptr: nowhere. Nothing
+  // is marked in the former log any more once this returns.
+  void set_log(std::shared_ptr<DirtyLog> log);
 
   uint32_t index() const { return index_; }
   LwThread& owner() const { return owner_; }
@@ -121,9 +129,12 @@ class BlkQueue final : public Poller, private MoveListener {
  private:
   bool configured() const { return size_ != 0 && addresses_.has_value(); }
   void run(Setup setup);
+  void track(const Setup& setup);
+  void begin();
   Task<> drained();
   void pause();
-  void start_next();
+  // The next available request, or one that a back end before us has left unfinished.
+  void start_next(const UnfinishedChain* unfinished = nullptr);
   void submit(BlkRequest& request);
   void on_io_done(BlkRequest& request);
   void finish(BlkRequest& request, BlkStatus status);
@@ -142,6 +153,7 @@ class BlkQueue final : public Poller, private MoveListener {
   ElasticPool<BlkRequest>* requests_;  // the host's
 
   VirtQueue ring_;
+  std::unique_ptr<QueueInflight> inflight_;  // null: not tracked
   uint16_t size_ = 0;
   std::optional<VringAddr> addresses_;
   std::optional<bool> enabled_;
@@ -157,17 +169,20 @@ class BlkQueue final : public Poller, private MoveListener {
 
   BdevChannel* channel_ = nullptr;
   bool detached_ = false;
+  std::shared_ptr<DirtyLog> log_;  // the ring's, too
   bool held_ = false;
   // The last one is the present map; those before wait for their requests.
   std::vector<std::unique_ptr<MapUse>> maps_;
   Signal map_freed_;
   uint32_t in_flight_ = 0;
+  uint64_t taken_bytes_ = 0;  // in this poll
   Signal drained_;
   bool publish_pending_ = false;
   struct PublishWork : Work {
     BlkQueue* queue = nullptr;
   } publish_work_;
   Timer kickless_timer_;
+  uint64_t kickless_period_ns_ = kKicklessPeriodNs;  // until the next look
   Coalescing coalescing_;
   uint64_t epoch_ns_ = 0;  // when the present one began
   uint64_t epoch_requests_ = 0;

@@ -39,6 +39,7 @@ BlkRequest::Next BlkRequest::parse(const BlkDevice& device) {
   strip_header();
   strip_status();
   written_ = 0;
+  writable_ = 0;
   range_ = range_count_ = 0;
   zeroes_end_ = 0;
   may_unmap = false;
@@ -87,6 +88,7 @@ BlkRequest::Next BlkRequest::parse_data(uint64_t sector, bool in) {
   length_bytes = in ? chain_.writable_bytes - 1 : chain_.readable_bytes - sizeof(BlkRequestHeader);
   if (sector > UINT64_MAX >> kSectorShift || length_bytes % kSectorSize != 0) return finished(BlkStatus::kIoErr);
   offset_bytes = sector << kSectorShift;
+  if (in) writable_ = length_bytes;
   const size_t first = in ? chain_.readable : first_data_;
   const size_t end = in ? segments_.size() : chain_.readable;
   iov = segments_.data() + first;
@@ -99,6 +101,7 @@ BlkRequest::Next BlkRequest::parse_id(const BlkDevice& device) {
   const std::string& name = device.name();
   std::ranges::copy(std::as_bytes(std::span(name.data(), std::min(name.size(), id.size()))), id.begin());
   written_ = static_cast<uint32_t>(IovCursor(std::span(segments_).subspan(chain_.readable)).copy_in(id));
+  writable_ = written_;
   return finished(BlkStatus::kOk);
 }
 
@@ -172,6 +175,20 @@ bool BlkRequest::next_step(bool write_through) {
 uint32_t BlkRequest::finish(BlkStatus status) {
   *status_byte_ = static_cast<std::byte>(status);
   return written_ + 1;
+}
+
+void BlkRequest::mark_written(DirtyLog& log, const MemoryMap& map) const {
+  const auto mark = [&](const void* host, uint64_t length) {
+    map.for_each_guest_place(host, length, [&log](uint64_t address, uint64_t bytes) { log.mark(address, bytes); });
+  };
+  uint64_t left = writable_;
+  for (const iovec& segment : std::span(segments_).subspan(chain_.readable)) {
+    if (left == 0) break;
+    const uint64_t bytes = std::min<uint64_t>(left, segment.iov_len);
+    mark(segment.iov_base, bytes);
+    left -= bytes;
+  }
+  mark(status_byte_, 1);
 }
 
 }  // namespace sluice::vhost

@@ -11,6 +11,7 @@
 #include "lib/bdev/block_io.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/chain.h"
+#include "lib/vhost/dirty_log.h"
 #include "lib/vhost/limits.h"
 #include "lib/virtio/virtio.h"
 
@@ -38,6 +39,8 @@ class BlkRequest : public BlockIo {
   bool next_step(bool write_through);
   // Writes the status byte; returns how many bytes of the chain were written.
   uint32_t finish(BlkStatus status);
+  // Marks all that may have been written of the guest's memory. After finish(). `map` is what the chain came from.
+  void mark_written(DirtyLog& log, const MemoryMap& map) const;
 
   Chain& chain() { return chain_; }
   RingFault fault() const { return fault_; }
@@ -70,7 +73,8 @@ class BlkRequest : public BlockIo {
   std::vector<iovec> segments_;
   uint32_t first_data_ = 0;  // in segments_, once the header is gone
   std::byte* status_byte_ = nullptr;
-  uint32_t written_ = 0;  // device-writable bytes filled, without the status
+  uint32_t written_ = 0;   // device-writable bytes filled, without the status
+  uint64_t writable_ = 0;  // those that may have been, also of a request that failed
   RingFault fault_ = RingFault::kNone;
   BlkStatus blk_status_ = BlkStatus::kOk;
   IoType range_type_ = IoType::kDiscard;

@@ -5,7 +5,7 @@
 namespace sluice::vhost {
 
 const char* to_string(RingFault fault) {
-  static constexpr std::array<const char*, 16> kText = {
+  static constexpr std::array<const char*, 20> kText = {
       "none",
       "the available index is further ahead than the ring is long",
       "a descriptor index is outside the ring",
@@ -22,6 +22,10 @@ const char* to_string(RingFault fault) {
       "a buffer's id is outside the ring",
       "a buffer has the id of one that is in flight",
       "a descriptor of an available chain is not available",
+      "the log of written pages has been cut off",
+      "the buffer for requests in flight has no room for the ring",
+      "the buffer for requests in flight is damaged",
+      "the buffer for requests in flight has been cut off",
   };
   static_assert(kText.size() == static_cast<size_t>(kLastRingFault) + 1);
   return kText[static_cast<size_t>(fault)];

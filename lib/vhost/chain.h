@@ -32,8 +32,12 @@ enum class RingFault : uint8_t {
   kBadId,          // packed: a buffer's id is not below the ring's size
   kIdInFlight,     // packed: a buffer has the id of another one that is in flight
   kTakenBack,      // packed: a descriptor of an available chain is not, or no more, available
+  kLogLost,        // the front end has cut off the log of written pages
+  kInflightSize,   // the buffer for requests in flight has no room for the ring
+  kBadInflight,    // what it holds is not what a back end can have left there
+  kInflightLost,   // the front end has cut it off
 };
-inline constexpr RingFault kLastRingFault = RingFault::kTakenBack;
+inline constexpr RingFault kLastRingFault = RingFault::kInflightLost;
 const char* to_string(RingFault fault);
 
 // First what the device reads, then what it writes.

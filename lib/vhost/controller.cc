@@ -4,15 +4,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+
+#include "lib/base/descriptor_room.h"
+#include "lib/base/unix_socket.h"
 
 namespace sluice::vhost {
 
-Controller::Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread,
-                       const std::vector<LwThread*>& queue_threads, bool takes_over)
+Controller::Controller(std::string name, std::string socket_path, UniqueFd listener, AllowedPeers allowed,
+                       LwThread& thread, const std::vector<LwThread*>& queue_threads, bool takes_over)
     : name_(std::move(name)),
       socket_path_(std::move(socket_path)),
       listener_fd_(std::move(listener)),
+      allowed_(std::move(allowed)),
       thread_(thread),
       owns_socket_file_(!takes_over),
       listener_(*this),
@@ -111,6 +116,8 @@ Task<ControllerInfo> Controller::info() {
                       .bdev_name = bdev_ != nullptr ? bdev_->bdev().name() : "",
                       .readonly = device_->readonly(),
                       .packed_ring = device_->packed_ring(),
+                      .any_memory_file = device_->any_memory_file(),
+                      .allowed = allowed_,
                       .queue_threads = static_cast<uint32_t>(threads().size() - 1),
                       .coalescing = {},
                       .sessions = {}};
@@ -273,27 +280,63 @@ Task<> Controller::serve_front_ends() {
     co_await serve();
   }
   while (!stopping_) {
-    UniqueFd socket(::accept4(listener_fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    Result<UniqueFd> socket = accept();
     if (socket) {
-      connect(std::move(socket));
-      co_await serve();
+      if (admits(*socket)) {
+        connect(std::move(*socket));
+        co_await serve();
+      } else {
+        socket->reset();
+      }
       // Front ends that go at once must not keep this thread from everything else.
       co_await next_turn();
       continue;
     }
-    if (errno == EINTR || errno == ECONNABORTED) continue;
-    if (errno != EAGAIN) {
+    const Error error = socket.error();
+    if (error.code == EINTR || error.code == ECONNABORTED) continue;
+    if (error.code != EAGAIN) {
       // The edge that told of this front end will not come again.
       retry_.arm_at(thread_, thread_.now_ns() + kAcceptRetryNs);
       if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
         log(LogLevel::kError, LogFlag::kVhost,
-            "controller {}: cannot accept a front end: {}; raise the limit of open files (ulimit -n) ({} such lines "
-            "held back)",
-            name_, std::strerror(errno), held_back);
+            "controller {}: cannot accept a front end: {}: {}; raise the limit of open files (ulimit -n) ({} such "
+            "lines held back)",
+            name_, error.what, std::strerror(error.code), held_back);
       }
     }
     co_await look_again_.wait();
   }
+}
+
+// A front end for which there is no descriptor but of the reserve waits in the backlog.
+Result<UniqueFd> Controller::accept() {
+  const auto room = next_descriptor_room(listener_fd_.get());
+  if (!room) return std::unexpected(room.error());
+  if (*room == DescriptorRoom::kReserve) return fail(EMFILE, "what is left of the descriptors is not for guests");
+  UniqueFd socket(::accept4(listener_fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!socket) return fail_errno("accept");
+  return socket;
+}
+
+bool Controller::admits(const UniqueFd& socket) {
+  if (allowed_.uids.empty() && allowed_.gids.empty()) return true;
+  const auto peer = peer_credentials(socket.get());
+  if (peer) {
+    const auto in = [](uint32_t id, const std::vector<uint32_t>& allowed) {
+      return std::ranges::find(allowed, id) != allowed.end();
+    };
+    if (in(peer->uid, allowed_.uids) ||
+        std::ranges::any_of(peer->gids, [&](gid_t gid) { return in(gid, allowed_.gids); }))
+      return true;
+  }
+  if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
+    log(LogLevel::kWarning, LogFlag::kVhost,
+        "controller {}: process {} of user {}, group {}, is not let in: {} ({} such lines held back)", name_,
+        peer ? peer->pid : -1, peer ? static_cast<int64_t>(peer->uid) : -1,
+        peer ? static_cast<int64_t>(peer->gids.front()) : -1,
+        peer ? "neither is among allowed_uids or allowed_gids" : peer.error().what, held_back);
+  }
+  return false;
 }
 
 std::vector<QueuePlace> Controller::queue_places() const {

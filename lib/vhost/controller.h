@@ -23,6 +23,13 @@
 
 namespace sluice::vhost {
 
+// Who may connect, besides what the socket's mode allows: processes of these users or in these groups. Both empty:
+// everyone.
+struct AllowedPeers {
+  std::vector<uint32_t> uids;
+  std::vector<uint32_t> gids;
+};
+
 struct ControllerInfo {
   std::string name;
   std::string socket_path;
@@ -30,6 +37,8 @@ struct ControllerInfo {
   std::string bdev_name;  // empty once the bdev has been removed
   bool readonly = false;
   bool packed_ring = false;
+  bool any_memory_file = false;
+  AllowedPeers allowed;
   uint32_t queue_threads = 0;  // of their own
   Coalescing coalescing;
   std::vector<SessionInfo> sessions;
@@ -39,7 +48,7 @@ class Controller final {
  public:
   // The threads and the listening socket are ready; open() and start() follow. `queue_threads` may be empty: then
   // `thread` serves the queues as well. `takes_over`: the socket and its file are another controller's until go_on().
-  Controller(std::string name, std::string socket_path, UniqueFd listener, LwThread& thread,
+  Controller(std::string name, std::string socket_path, UniqueFd listener, AllowedPeers allowed, LwThread& thread,
              const std::vector<LwThread*>& queue_threads, bool takes_over = false);
   ~Controller();
 
@@ -123,6 +132,8 @@ class Controller final {
   Task<> detach_bdev();
   Task<> stop_serving();
   Task<> serve_front_ends();
+  Result<UniqueFd> accept();
+  bool admits(const UniqueFd& socket);
   Task<> serve();
   void connect(UniqueFd socket);
   std::vector<QueuePlace> queue_places() const;
@@ -130,6 +141,7 @@ class Controller final {
   const std::string name_;
   const std::string socket_path_;
   UniqueFd listener_fd_;
+  const AllowedPeers allowed_;
   LwThread& thread_;
 
   // Application's thread.

@@ -1,14 +1,22 @@
 #include "lib/vhost/guarded_write.h"
 
+#include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <mutex>
 
 #include "lib/base/check.h"
+#include "lib/base/clock.h"
+#include "lib/base/unique_fd.h"
 
 namespace sluice::vhost {
 namespace {
@@ -68,9 +76,58 @@ void make_timer() {
   guard.made = true;
 }
 
+const uint64_t kOne = 1;
+std::atomic<uint64_t> careful_until_ns{0};
+
+// One OS thread's reads of nothing, from a file that has nothing.
+class Signaller {
+ public:
+  ~Signaller() {
+    if (context_ != 0) ::syscall(SYS_io_destroy, context_);
+  }
+
+  // Adds 1 to an eventfd, or leaves it full. False: it is none, or the system has no asynchronous I/O for us.
+  bool signal(int eventfd) {
+    if (!nothing_) {
+      nothing_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+      if (::syscall(SYS_io_setup, kEvents, &context_) != 0) context_ = 0;
+    }
+    if (!nothing_ || context_ == 0) return false;
+    iocb read{};
+    read.aio_lio_opcode = IOCB_CMD_PREAD;
+    read.aio_fildes = static_cast<uint32_t>(nothing_.get());
+    read.aio_flags = IOCB_FLAG_RESFD;
+    read.aio_resfd = static_cast<uint32_t>(eventfd);
+    iocb* reads = &read;
+    if (::syscall(SYS_io_submit, context_, 1, &reads) != 1) return false;
+    std::array<io_event, kEvents> done{};
+    ::syscall(SYS_io_getevents, context_, 0, done.size(), done.data(), nullptr);
+    return true;
+  }
+
+ private:
+  static constexpr size_t kEvents = 8;
+  UniqueFd nothing_;
+  aio_context_t context_ = 0;
+};
+
+thread_local Signaller signaller;
+
+// False: only a plain write is left.
+bool careful_write(int fd) {
+  if (signaller.signal(fd) || ::send(fd, &kOne, sizeof(kOne), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
+  if (errno != ENOTSOCK) return true;
+  const iovec one{.iov_base = const_cast<uint64_t*>(&kOne), .iov_len = sizeof(kOne)};
+  return ::vmsplice(fd, &one, 1, SPLICE_F_NONBLOCK) >= 0 || errno != EBADF;  // that is: not a pipe
+}
+
 }  // namespace
 
 GuardedWrite guarded_write(int fd) {
+  if (const uint64_t until = careful_until_ns.load(std::memory_order_relaxed);
+      until != 0 && now_ns() < until && careful_write(fd)) {
+    return GuardedWrite::kDone;
+  }
   if (!guard.made) make_timer();
   guard.used.store(true, std::memory_order_relaxed);
   guard.writing.store(true, std::memory_order_relaxed);
@@ -78,11 +135,13 @@ GuardedWrite guarded_write(int fd) {
     guard.armed.store(true, std::memory_order_relaxed);
     guard.set(kGuardPeriodNs);
   }
-  const uint64_t one = 1;
   // EAGAIN: it is full, so the other side has been told often enough. Other errors are the front end's own.
-  const bool blocked = ::write(fd, &one, sizeof(one)) < 0 && errno == EINTR;
+  const bool blocked = ::write(fd, &kOne, sizeof(kOne)) < 0 && errno == EINTR;
   guard.writing.store(false, std::memory_order_relaxed);
+  if (blocked) careful_until_ns.store(now_ns() + kCarefulNs, std::memory_order_relaxed);
   return blocked ? GuardedWrite::kBlocked : GuardedWrite::kDone;
 }
+
+void forget_blocked_writes() { careful_until_ns.store(0, std::memory_order_relaxed); }
 
 }  // namespace sluice::vhost

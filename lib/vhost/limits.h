@@ -27,10 +27,22 @@ inline constexpr uint32_t kMaxSegments = 2 * kMaxChainLength;
 // Guest memory that one front end may have mapped, and all together: address space is the process's, and finite.
 inline constexpr uint64_t kMaxGuestBytes = uint64_t{16} << 40;
 inline constexpr uint64_t kMaxMappedBytes = uint64_t{64} << 40;
+// A log of written pages: a bit for each page of as much.
+inline constexpr uint64_t kMaxDirtyLogBytes = kMaxMappedBytes / kLogPageSize / 8;
+// How long the end of a device state may be waited for: when it is asked for, it should have come.
+inline constexpr uint64_t kStateTimeoutNs = 1'000'000'000;
+// What all share must not be used up by those who take much of it. Beyond these a front end gets more only while there
+// is plenty: less than half of the descriptors and mappings in use, and of the address space three quarters.
+inline constexpr uint32_t kFewQueues = 8;
+inline constexpr uint32_t kFewRegions = kMaxRegions;
+inline constexpr uint64_t kSmallGuestBytes = uint64_t{64} << 30;
+inline constexpr uint64_t kMaxMappedBytesOfLarge = kMaxMappedBytes / 4 * 3;
 // Memory maps of the past that a queue keeps for requests in flight; one more, and the oldest has to end first.
 inline constexpr uint32_t kMaxMapsInUse = 4;
 // Requests one poll of a queue takes, so that the other queues of the thread get their turn.
 inline constexpr uint32_t kQueueBudget = 64;
+// And bytes: a block device may copy them there and then.
+inline constexpr uint64_t kQueueBudgetBytes = 4 << 20;
 // Fewer than this are not worth an update of the used index of their own.
 inline constexpr uint32_t kQueueBatch = 16;
 // Messages one session handles before others get their turn; one that changes the memory counts as many as this.
@@ -42,13 +54,16 @@ inline constexpr uint32_t kCoalescingDepth = 4;
 // How often a queue's rate is looked at, for that.
 inline constexpr uint64_t kCoalescingEpochNs = 10'000'000;
 inline constexpr uint64_t kMaxCoalescingNs = 10'000'000;
-// A ring that was given no kick descriptor is looked at this often when it is not polled.
+// A ring that was given no kick descriptor is looked at so soon when it is not polled, and half as often after each
+// look in vain.
 inline constexpr uint64_t kKicklessPeriodNs = 200'000;
+inline constexpr uint64_t kMaxKicklessPeriodNs = 64 * kKicklessPeriodNs;
 
 static_assert(kMaxQueues <= kVringIndexMask + 1);
 static_assert(kQueueBatch <= kQueueBudget);
 static_assert(kMaxQueueSize <= kMaxSplitQueueSize && kMaxQueueSize <= kMaxPackedQueueSize);
 static_assert(kSegMax + 2 <= kMaxChainLength);
-static_assert(kMaxGuestBytes <= kMaxMappedBytes);
+static_assert(kMaxGuestBytes <= kMaxMappedBytesOfLarge);
+static_assert(kFewQueues <= kMaxQueues && kFewRegions <= kMaxMemSlots);
 
 }  // namespace sluice::vhost

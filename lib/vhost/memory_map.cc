@@ -7,11 +7,28 @@
 
 #include <algorithm>
 #include <atomic>
+#include <fstream>
 
+#include "lib/base/check.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_guard.h"
 
 namespace sluice::vhost {
+
+namespace {
+
+// How many mappings guests may have. The process has a limit of them, which its own memory must not meet: a quarter is
+// left.
+uint64_t max_mappings() {
+  static const uint64_t limit = [] {
+    uint64_t of_process = 65530;
+    std::ifstream("/proc/sys/vm/max_map_count") >> of_process;
+    return of_process / 4 * 3;
+  }();
+  return limit;
+}
+
+}  // namespace
 
 // One mmap of a part of a file.
 class MemoryMap::Mapping {
@@ -37,6 +54,7 @@ class MemoryMap::Mapping {
     guard_.reset();
     ::munmap(address_, mapped_bytes_);
     mapped_total -= mapped_bytes_;
+    --mappings_total;
   }
 
   const Key& key() const { return key_; }
@@ -44,7 +62,8 @@ class MemoryMap::Mapping {
   std::byte* start() const { return start_; }
   bool lost() const { return guard_->lost(); }
 
-  static Result<std::shared_ptr<const Mapping>> make(const Key& key, const struct stat& info, int fd) {
+  // `much`: for a guest that has more than a small one needs.
+  static Result<std::shared_ptr<const Mapping>> make(const Key& key, const struct stat& info, int fd, bool much) {
     if (S_ISREG(info.st_mode) && (key.size > static_cast<uint64_t>(info.st_size) ||
                                   key.offset > static_cast<uint64_t>(info.st_size) - key.size)) {
       return fail(EINVAL, "the memory region is larger than its file");
@@ -55,15 +74,22 @@ class MemoryMap::Mapping {
     const uint64_t page = std::max<uint64_t>(4096, static_cast<uint64_t>(info.st_blksize));
     const uint64_t lead = key.offset % page;
     const uint64_t bytes = (lead + key.size + page - 1) / page * page;
-    if (mapped_total.fetch_add(bytes) + bytes > kMaxMappedBytes) {
+    const auto give_back = [bytes] {
       mapped_total -= bytes;
-      return fail(ENOMEM, "all guests together have too much memory mapped");
+      --mappings_total;
+    };
+    const bool room = mapped_total.fetch_add(bytes) + bytes <= (much ? kMaxMappedBytesOfLarge : kMaxMappedBytes);
+    if (mappings_total.fetch_add(1) >= (much ? max_mappings() / 2 : max_mappings()) || !room) {
+      give_back();
+      return fail(ENOMEM, room ? "all guests together have too many regions mapped (sysctl vm.max_map_count)"
+                               : "all guests together have too much memory mapped");
     }
     void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
                            static_cast<off_t>(key.offset - lead));
     if (address == MAP_FAILED) {
-      mapped_total -= bytes;
-      return fail_errno("cannot map a memory region");
+      const int code = errno;
+      give_back();
+      return fail(code, "cannot map a memory region");
     }
     // A guest's memory in a core dump is the guest's secret, and large.
     ::madvise(address, bytes, MADV_DONTDUMP);
@@ -78,7 +104,9 @@ class MemoryMap::Mapping {
   const size_t mapped_bytes_;
   std::byte* const start_;
   std::unique_ptr<MemoryGuard> guard_;
-  static inline std::atomic<uint64_t> mapped_total{0};  // bytes, of all sessions
+  // Of all sessions.
+  static inline std::atomic<uint64_t> mapped_total{0};  // bytes
+  static inline std::atomic<uint64_t> mappings_total{0};
 };
 
 namespace {
@@ -88,7 +116,8 @@ bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return 
 
 }  // namespace
 
-Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const {
+Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse,
+                                  bool any_file) const {
   if (region.size == 0) return fail(EINVAL, "a memory region is empty");
   if (wraps(region.guest_address, region.size) || wraps(region.user_address, region.size) ||
       wraps(region.mmap_offset, region.size)) {
@@ -106,6 +135,9 @@ Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd
   if (region.size > kMaxGuestBytes || total_bytes > kMaxGuestBytes) {
     return fail(ENOSPC, "the guest's memory is too large");
   }
+  // Only files in memory know seals. Asked first: this cannot wait for a file system, as the others can.
+  if (!any_file && ::fcntl(fd.get(), F_GET_SEALS) < 0)
+    return fail(EINVAL, "a guest's memory is to be a memfd, or a file on tmpfs or hugetlbfs (or set any_memory_file)");
   struct stat info{};
   if (::fstat(fd.get(), &info) != 0) return fail_errno("cannot look at a memory region's descriptor");
   const Mapping::Key key{
@@ -115,7 +147,8 @@ Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd
     if (other.mapping->key() == key && !other.mapping->lost()) mapping = other.mapping;
   }
   if (mapping == nullptr) {
-    auto made = Mapping::make(key, info, fd.get());
+    const bool much = regions_.size() >= kFewRegions || total_bytes > kSmallGuestBytes;
+    auto made = Mapping::make(key, info, fd.get(), much);
     if (!made) return std::unexpected(made.error());
     mapping = std::move(*made);
   }
@@ -166,11 +199,16 @@ bool MemoryMap::lost() const {
 }
 
 std::byte* MemoryMap::translate_user(uint64_t user_address, uint64_t length) const {
-  for (const Region& region : regions_) {
-    const uint64_t offset = user_address - region.user_address;
-    if (offset < region.size && length <= region.size - offset) return region.host + offset;
-  }
-  return nullptr;
+  const Region* region = find_user(user_address);
+  if (region == nullptr) return nullptr;
+  const uint64_t offset = user_address - region->user_address;
+  return length <= region->size - offset ? region->host + offset : nullptr;
+}
+
+uint64_t MemoryMap::guest_address_of(uint64_t user_address) const {
+  const Region* region = find_user(user_address);
+  CHECK(region != nullptr);
+  return region->guest_address + (user_address - region->user_address);
 }
 
 }  // namespace sluice::vhost

@@ -27,9 +27,12 @@ class MemoryMap {
   MemoryMap() = default;
 
   // This map with one region more. Regions of `reuse` that show the same part of the same file are not mapped again.
-  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file), ENOSPC (too many, or too large), those of fstat
-  // and mmap.
-  Result<MemoryMap> with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse) const;
+  // A file has to be one that the kernel keeps in memory (memfd, tmpfs, hugetlbfs) unless `any_file`: a page of another
+  // one comes from a disk, or from a file system that the front end itself may be, and whoever touches it waits.
+  // Errors: EINVAL (empty, wraps, overlaps, not backed by the file, not such a file), ENOSPC (too many, or too large),
+  // ENOMEM (of all guests together), those of fstat and mmap.
+  Result<MemoryMap> with(const MemoryRegion& region, const UniqueFd& fd, const MemoryMap& reuse,
+                         bool any_file = false) const;
   // This map without the region of these addresses and size. Errors: ENOENT.
   Result<MemoryMap> without(const MemoryRegion& region) const;
 
@@ -56,6 +59,19 @@ class MemoryMap {
   // The address of [address, address + length) of the front end's own address space; nullptr unless within one region.
   std::byte* translate_user(uint64_t user_address, uint64_t length) const;
 
+  // Where in guest physical memory a byte of the front end's own address space is. Requires: translate_user() finds it.
+  uint64_t guest_address_of(uint64_t user_address) const;
+
+  // Runs fn(guest address, length) for each place at which the guest has these bytes, which translate() has given: one,
+  // unless the front end has put the same part of its file into several regions.
+  template <typename Fn>
+  void for_each_guest_place(const void* host, uint64_t length, Fn fn) const {
+    for (const Region& region : regions_) {
+      const uint64_t offset = reinterpret_cast<uintptr_t>(host) - reinterpret_cast<uintptr_t>(region.host);
+      if (offset < region.size) fn(region.guest_address + offset, std::min(length, region.size - offset));
+    }
+  }
+
   // Whether the front end has taken a part of the memory away under its mapping (see MemoryGuard).
   bool lost() const;
 
@@ -75,6 +91,12 @@ class MemoryMap {
     if (after == regions_.begin()) return nullptr;
     const Region& region = *std::prev(after);
     return guest_address - region.guest_address < region.size ? &region : nullptr;
+  }
+
+  const Region* find_user(uint64_t user_address) const {
+    const auto found = std::ranges::find_if(
+        regions_, [user_address](const Region& region) { return user_address - region.user_address < region.size; });
+    return found == regions_.end() ? nullptr : &*found;
   }
 
   std::vector<Region> regions_;  // by guest address

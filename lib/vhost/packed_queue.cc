@@ -39,10 +39,25 @@ bool PackedQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint1
   ring_ = reinterpret_cast<PackedDesc*>(ring);
   driver_event_ = reinterpret_cast<const uint32_t*>(driver);
   device_event_ = reinterpret_cast<uint32_t*>(device);
+  // The address to log at is that of what the device alone writes. Descriptors have no other address than their own.
+  logged_ = (addresses.flags & kVringLogFlag) != 0;
+  log_ring_ = map.guest_address_of(addresses.desc);
+  log_device_event_ = addresses.log;
   size_ = size;
   event_idx_ = (features & kFeatureEventIdx) != 0;
   indirect_ = (features & kFeatureIndirectDesc) != 0;
   return true;
+}
+
+void PackedQueue::resume(uint16_t used, uint32_t descriptors) {
+  used_ = published_ = avail_ = Position::decode(used);
+  unpublished_ = 0;
+  // What was given back after the last update, which the driver has not been shown, looks used, but is not any more.
+  for (uint32_t i = 0; i < descriptors; ++i) {
+    const uint16_t flags = avail_.wrap ? kPackedDescAvail : kPackedDescUsed;
+    __atomic_store_n(&ring_[avail_.offset].flags, flags, __ATOMIC_RELAXED);
+    avail_.advance(1, size_);
+  }
 }
 
 uint16_t PackedQueue::look() const {
@@ -69,13 +84,28 @@ uint16_t PackedQueue::look() const {
 RingFault PackedQueue::pop(Chain& chain) {
   chain.clear();
   chain.descriptors = 0;
+  copies_.clear();
   Position at = avail_;
-  const RingFault fault = read_chain(chain, at);
-  if (fault != RingFault::kNone) return fault;
+  RingFault fault = read_chain(chain, at);
+  if (fault == RingFault::kNone) fault = claim(chain);
+  if (fault == RingFault::kNone) avail_ = at;
+  return fault;
+}
+
+RingFault PackedQueue::pop_again(Chain& chain, std::span<const PackedDesc> descs) {
+  chain.clear();
+  chain.descriptors = 0;
+  for (const PackedDesc& desc : descs) {
+    ++chain.descriptors;
+    if (const RingFault fault = add(chain, desc); fault != RingFault::kNone) return fault;
+  }
+  return claim(chain);
+}
+
+RingFault PackedQueue::claim(const Chain& chain) {
   if (chain.head >= size_) return RingFault::kBadId;
   if (in_flight_.test(chain.head)) return RingFault::kIdInFlight;
   in_flight_.set(chain.head);
-  avail_ = at;
   return RingFault::kNone;
 }
 
@@ -86,16 +116,22 @@ RingFault PackedQueue::read_chain(Chain& chain, Position& at) {
     if (!is_available(desc.flags, at.wrap)) return RingFault::kTakenBack;
     ++chain.descriptors;
     at.advance(1, size_);
-    // "The buffer ID is included in the last descriptor in the list."
-    chain.head = desc.id;
-    if ((desc.flags & kDescIndirect) != 0) {
-      // "The driver MUST NOT write direct descriptors with INDIRECT set in a scatter-gather list linked by NEXT."
-      const bool alone = chain.descriptors == 1 && (desc.flags & kDescNext) == 0;
-      return alone && indirect_ ? read_table(chain, desc) : RingFault::kBadIndirect;
-    }
-    const RingFault fault = reader_.add(chain, desc.addr, desc.len, (desc.flags & kDescWrite) != 0);
+    if (keeps_copies_) copies_.push_back(desc);
+    const RingFault fault = add(chain, desc);
     if (fault != RingFault::kNone || (desc.flags & kDescNext) == 0) return fault;
   }
+}
+
+// The next descriptor of a chain, which counts it already.
+RingFault PackedQueue::add(Chain& chain, const PackedDesc& desc) {
+  // "The buffer ID is included in the last descriptor in the list."
+  chain.head = desc.id;
+  if ((desc.flags & kDescIndirect) != 0) {
+    // "The driver MUST NOT write direct descriptors with INDIRECT set in a scatter-gather list linked by NEXT."
+    const bool alone = chain.descriptors == 1 && (desc.flags & kDescNext) == 0;
+    return alone && indirect_ ? read_table(chain, desc) : RingFault::kBadIndirect;
+  }
+  return reader_.add(chain, desc.addr, desc.len, (desc.flags & kDescWrite) != 0);
 }
 
 // All of a table is the chain, in its order: NEXT and the ids mean nothing in it.
@@ -126,6 +162,7 @@ void PackedQueue::push_used(const Chain& chain, uint32_t written) {
   } else {
     __atomic_store_n(&desc.flags, flags, __ATOMIC_RELAXED);
   }
+  mark_desc(used_.offset);
   used_.advance(chain.descriptors, size_);
   unpublished_ += chain.descriptors;
 }
@@ -133,6 +170,7 @@ void PackedQueue::push_used(const Chain& chain, uint32_t written) {
 bool PackedQueue::publish() {
   if (unpublished_ == 0) return false;
   __atomic_store_n(&ring_[published_.offset].flags, first_flags_, __ATOMIC_RELEASE);
+  mark_desc(published_.offset);
   const uint32_t before = published_.linear(size_);
   const uint32_t count = unpublished_;
   published_ = used_;
@@ -151,14 +189,18 @@ bool PackedQueue::publish() {
 bool PackedQueue::enable_kicks() {
   const PackedEvent wish = event_idx_ ? PackedEvent{.off_wrap = avail_.encoded(), .flags = kPackedEventDesc}
                                       : PackedEvent{.off_wrap = 0, .flags = kPackedEventEnable};
-  __atomic_store_n(device_event_, as_word(wish), __ATOMIC_RELAXED);
+  write_device_event(wish);
   // The wish must be visible before we look again: the driver makes chains available, then looks at the wish.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return has_work();
 }
 
-void PackedQueue::disable_kicks() {
-  __atomic_store_n(device_event_, as_word({.off_wrap = 0, .flags = kPackedEventDisable}), __ATOMIC_RELAXED);
+void PackedQueue::disable_kicks() { write_device_event({.off_wrap = 0, .flags = kPackedEventDisable}); }
+
+void PackedQueue::write_device_event(PackedEvent wish) {
+  __atomic_store_n(device_event_, as_word(wish), __ATOMIC_RELAXED);
+  if (log_ != nullptr && logged_) [[unlikely]]
+    log_->mark(log_device_event_, sizeof(wish));
 }
 
 }  // namespace sluice::vhost

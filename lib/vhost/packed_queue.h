@@ -11,9 +11,11 @@
 #include <bitset>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "lib/vhost/chain.h"
+#include "lib/vhost/dirty_log.h"
 #include "lib/vhost/limits.h"
 #include "lib/virtio/virtio.h"
 #include "lib/virtio/wire.h"
@@ -27,9 +29,22 @@ class PackedQueue {
   // would go on outside the ring.
   bool attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features,
               std::optional<uint32_t> base = std::nullopt);
+  // Where to mark what is written to ring and event structure from now on, if the address asks for that; nullptr:
+  // nowhere.
+  void set_log(DirtyLog* log) { log_ = log; }
 
   // Where the queue goes on; survives attach().
   uint32_t base() const { return avail_.encoded() | uint32_t{used_.encoded()} << 16; }
+  // The next descriptor to be given back: an offset, and the wrap counter in bit 15.
+  uint16_t used_position() const { return used_.encoded(); }
+  // Whether the descriptor there has not been given back since it was made available. Requires: it is in the ring.
+  bool still_available(uint16_t position) const {
+    const Position at = Position::decode(position);
+    return is_available(__atomic_load_n(&ring_[at.offset].flags, __ATOMIC_ACQUIRE), at.wrap);
+  }
+  // Goes on where a back end before us was killed: `descriptors` of the ring, from `used` on, are in flight. Requires:
+  // as many as the ring has, at most.
+  void resume(uint16_t used, uint32_t descriptors);
   // A ring that broke has taken a chain that it never gave back. Requires: nothing else is in flight.
   void forget_in_flight() { in_flight_.reset(); }
 
@@ -41,6 +56,12 @@ class PackedQueue {
   }
   // Takes the next available chain. Requires has_work().
   RingFault pop(Chain& chain);
+  // Takes a chain once more that a back end before us has taken; it lies behind what is available. Requires:
+  // descriptors of one chain, as they were in the ring.
+  RingFault pop_again(Chain& chain, std::span<const PackedDesc> descs);
+  // Whether pop() keeps what it has read of the ring, for copies().
+  void keep_copies(bool keep) { keeps_copies_ = keep; }
+  std::span<const PackedDesc> copies() const { return copies_; }
 
   // Notes a chain as used; the driver sees it after publish().
   void push_used(const Chain& chain, uint32_t written);
@@ -76,12 +97,23 @@ class PackedQueue {
     return ((flags & kPackedDescAvail) != 0) == wrap && ((flags & kPackedDescUsed) != 0) != wrap;
   }
   RingFault read_chain(Chain& chain, Position& at);
+  RingFault add(Chain& chain, const PackedDesc& desc);
+  RingFault claim(const Chain& chain);
   RingFault read_table(Chain& chain, const PackedDesc& desc);
+  void mark_desc(uint16_t offset) {
+    if (log_ != nullptr && logged_) [[unlikely]]
+      log_->mark(log_ring_ + offset * sizeof(PackedDesc), sizeof(PackedDesc));
+  }
+  void write_device_event(PackedEvent wish);
 
   ChainReader reader_;
   PackedDesc* ring_ = nullptr;
   const uint32_t* driver_event_ = nullptr;  // each a PackedEvent, read and written as a whole
   uint32_t* device_event_ = nullptr;
+  DirtyLog* log_ = nullptr;
+  bool logged_ = false;
+  uint64_t log_ring_ = 0;  // guest physical, as the next one
+  uint64_t log_device_event_ = 0;
   uint16_t size_ = 0;
   bool event_idx_ = false;
   bool indirect_ = false;
@@ -91,6 +123,8 @@ class PackedQueue {
   uint32_t unpublished_ = 0;              // descriptors from there to used_
   uint16_t first_flags_ = 0;              // of the first of these, which makes them all visible
   std::bitset<kMaxQueueSize> in_flight_;  // by id
+  bool keeps_copies_ = false;
+  std::vector<PackedDesc> copies_;  // of the chain that was taken last
 };
 
 }  // namespace sluice::vhost

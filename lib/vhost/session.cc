@@ -2,13 +2,19 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
+
+#include "lib/base/descriptor_room.h"
+#include "lib/vhost/passed_fd.h"
+#include "lib/vhost/state_channel.h"
 
 namespace sluice::vhost {
 namespace {
 
-constexpr uint64_t kOfferedProtocolFeatures = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
-                                              kProtocolConfigureMemSlots | kProtocolResetDevice;
+constexpr uint64_t kOfferedProtocolFeatures =
+    kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq | kProtocolInflightShmfd |
+    kProtocolConfigureMemSlots | kProtocolResetDevice | kProtocolLogShmfd | kProtocolDeviceState | kProtocolStatus;
 
 }  // namespace
 
@@ -54,10 +60,16 @@ const std::array<Session::Rule, kMaxRequest + 1>& Session::rules() {
     at(Request::kGetConfig) = {&Session::get_config, sizeof(ConfigHeader), kMaxPayloadSize};
     at(Request::kSetConfig) = {&Session::set_config, sizeof(ConfigHeader), kMaxPayloadSize};
     fixed(Request::kResetDevice, &Session::reset_device, 0);
-    for (const Request request :
-         {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetInflightFd, Request::kGetStatus,
-          Request::kGetSharedObject, Request::kSetDeviceStateFd, Request::kCheckDeviceState, Request::kGetShmemConfig,
-          Request::kGetVringBaseSkipDrain}) {
+    fixed(Request::kGetInflightFd, &Session::get_inflight_fd, sizeof(InflightDescription));
+    fixed(Request::kSetInflightFd, &Session::set_inflight_fd, sizeof(InflightDescription), 1);
+    fixed(Request::kSetLogBase, &Session::set_log_base, sizeof(LogDescription), 1);
+    fixed(Request::kSetLogFd, &Session::set_log_fd, 0, 1);
+    fixed(Request::kSetDeviceStateFd, &Session::set_device_state_fd, sizeof(DeviceStateTransfer), 1);
+    fixed(Request::kCheckDeviceState, &Session::check_device_state, 0);
+    fixed(Request::kGetStatus, &Session::get_status, 0);
+    fixed(Request::kSetStatus, &Session::set_status, sizeof(U64Payload));
+    for (const Request request : {Request::kCreateCryptoSession, Request::kPostcopyAdvise, Request::kGetSharedObject,
+                                  Request::kGetShmemConfig, Request::kGetVringBaseSkipDrain}) {
       at(request).unanswerable = true;
     }
     return rules;
@@ -105,6 +117,8 @@ Task<> Session::run() {
   co_await tear_down();
 }
 
+Session::~Session() = default;
+
 Task<Result<>> Session::handle(WireMessage& message) {
   log(LogLevel::kDebug, LogFlag::kVhost, "controller {}: session {}: message {}, flags {:#x}, {} bytes, {} descriptors",
       device_.name(), id_, message.header.request, message.header.flags, message.header.size, message.fds.size());
@@ -132,17 +146,20 @@ Task<Result<>> Session::handle(WireMessage& message) {
   if (message.request() == Request::kSetProtocolFeatures && message.need_reply())
     acknowledge |= (protocol_features_ & kProtocolReplyAck) != 0;
 
-  if (outcome.has_reply && outcome.result) {
-    const Header header{
-        .request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
-    co_return co_await connection_.write(header, outcome.reply);
-  }
   if (!outcome.result) {
     if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {
       log(LogLevel::kWarning, LogFlag::kVhost,
           "controller {}: session {}: message {} is refused: {} ({} such lines held back)", device_.name(), id_,
           message.header.request, outcome.result.error().what, held_back);
     }
+  }
+  if (outcome.has_reply && (outcome.result || !outcome.reply.empty())) {
+    const Header header{
+        .request = message.header.request, .flags = kReplyFlags, .size = static_cast<uint32_t>(outcome.reply.size())};
+    const int fd = outcome.fd.get();
+    co_return co_await connection_.write(header, outcome.reply, std::span(&fd, outcome.fd ? 1 : 0));
+  }
+  if (!outcome.result) {
     // A front end that waits for a reply gets a refusal; one that does not could not know, and must not go on.
     if (!harmless && (outcome.has_reply || !acknowledge)) co_return outcome.result;
   }
@@ -155,7 +172,9 @@ Task<Result<>> Session::handle(WireMessage& message) {
 Task<> Session::tear_down() {
   rested_.set();
   if (connection_.thread() != nullptr) thread_.remove_source(connection_);
+  loading_.reset();
   co_await for_each_queue([](BlkQueue& queue) { return queue.end(); });
+  report_overrun();
   co_await visitors_.close();
   for (auto& queue : queues_) {
     if (queue != nullptr) co_await run_on(queue->owner(), [&queue] { queue.reset(); });
@@ -196,6 +215,9 @@ Task<Result<>> Session::take_over(SessionState state) {
   writeback_ = state.writeback;
   backend_channel_ = std::move(state.backend_channel);
   memory_ = std::move(state.memory);
+  status_ = state.status;
+  inflight_ = std::move(state.inflight);
+  log_ = std::move(state.log);
   held_ = true;
   for (RingState& ring : state.rings) {
     BlkQueue* const taken = co_await queue(ring.index);
@@ -219,8 +241,11 @@ Task<SessionState> Session::state_to_leave() {
                      .protocol_features = protocol_features_,
                      .rings_enabled = rings_enabled_,
                      .writeback = writeback_,
+                     .status = status_,
                      .backend_channel = std::move(backend_channel_),
                      .memory = memory_,
+                     .inflight = inflight_,
+                     .log = log_,
                      .rings = {}};
   co_await for_each_queue([](BlkQueue& queue) { queue.hold(); });
   for (const auto& queue : queues_) {
@@ -272,6 +297,9 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
   if (index >= kMaxQueues) co_return nullptr;
   std::unique_ptr<BlkQueue>& queue = queues_[index];
   if (queue == nullptr) {
+    // Each may have three descriptors. Who has a few queues already gets no more when many are in use by others.
+    const auto made = std::ranges::count_if(queues_, [](const auto& other) { return other != nullptr; });
+    if (made >= kFewQueues && next_descriptor_room(connection_.fd()) != DescriptorRoom::kPlenty) co_return nullptr;
     LwThread& owner = *places_[index % places_.size()].thread;
     const Coalescing coalescing = coalescing_;
     queue = co_await run_on(owner, [this, index, &owner, &coalescing] {
@@ -287,8 +315,10 @@ Task<BlkQueue*> Session::queue(uint32_t index) {
 
 BlkQueue::Setup Session::setup(const BlkQueue& queue) const {
   return {.map = memory_,
+          .inflight = inflight_,
           .features = features_,
           .channel = places_[queue.index() % places_.size()].channel,
+          .log = log_in_use(),
           .write_through = write_through(),
           .enabled_by_default = rings_enabled_};
 }
@@ -329,6 +359,7 @@ Task<Session::Outcome> Session::set_features(WireMessage& message) {
   if ((features & kFeatureProtocolFeatures) == 0) rings_enabled_ = true;
   // The ring's format cannot change under way: of a running ring only what concerns requests is taken over.
   co_await for_each_queue([on = write_through()](BlkQueue& queue) { queue.set_write_through(on); });
+  co_await use_log();
   co_await update_all();
   co_return Outcome{};
 }
@@ -352,6 +383,7 @@ Task<Session::Outcome> Session::set_backend_req_fd(WireMessage& message) {
   if ((protocol_features_ & kProtocolBackendReq) == 0)
     co_return Outcome{.result = fail(EINVAL, "BACKEND_REQ was not negotiated")};
   if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "the back-end channel needs one descriptor")};
+  if (auto taken = accept_channel(message.fds[0]); !taken) co_return Outcome{.result = taken};
   backend_channel_ = std::move(message.fds[0]);
   co_return Outcome{};
 }
@@ -395,6 +427,8 @@ Task<Session::Outcome> Session::reset_device(WireMessage&) {
   features_ = 0;
   rings_enabled_ = false;
   writeback_ = true;
+  status_ = 0;
+  inflight_.reset();
   co_return Outcome{};
 }
 

@@ -19,12 +19,16 @@
 #include "lib/thread/gate.h"
 #include "lib/vhost/blk_device.h"
 #include "lib/vhost/blk_queue.h"
+#include "lib/vhost/dirty_log.h"
+#include "lib/vhost/inflight_region.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/vhost/session_state.h"
 #include "lib/virtio/connection.h"
 
 namespace sluice::vhost {
+
+class StateReader;
 
 // For vhost_get_controllers.
 struct SessionInfo {
@@ -56,6 +60,7 @@ class Session {
   // Queue i is served by places[i % size], of which there is one at least.
   Session(uint64_t id, LwThread& thread, const BlkDevice& device, std::vector<QueuePlace> places,
           const Coalescing& coalescing, UniqueFd socket, LogLimiter& log_limiter);
+  ~Session();
 
   // Serves the front end until it goes, breaks the protocol, or close() is called. Nothing is in flight afterwards.
   Task<> run();
@@ -90,14 +95,23 @@ class Session {
  private:
   // What a handler has to say to the front end.
   struct Outcome {
-    Result<> result;               // a refusal is acknowledged with 1, or ends the session if nobody waits for it
+    // A refusal is told by the reply, if it has one; or acknowledged with 1; or ends the session if nobody waits for
+    // it.
+    Result<> result;
     std::vector<std::byte> reply;  // the payload of a message's own reply
     bool has_reply = false;
+    UniqueFd fd = {};  // that goes with the reply
 
     template <typename Payload>
     static Outcome answer(const Payload& payload) {
+      Outcome outcome{.result = {}, .reply = {}, .has_reply = true};
+      outcome.set_reply(payload);
+      return outcome;
+    }
+    template <typename Payload>
+    void set_reply(const Payload& payload) {
       const auto bytes = payload_bytes(payload);
-      return {.result = {}, .reply = {bytes.begin(), bytes.end()}, .has_reply = true};
+      reply.assign(bytes.begin(), bytes.end());
     }
   };
   using Handler = Task<Outcome> (Session::*)(WireMessage&);
@@ -130,8 +144,17 @@ class Session {
   Task<Outcome> get_config(WireMessage& message);
   Task<Outcome> set_config(WireMessage& message);
   Task<Outcome> reset_device(WireMessage& message);
+  Task<Outcome> set_log_base(WireMessage& message);
+  Task<Outcome> set_log_fd(WireMessage& message);
+  Task<Outcome> set_device_state_fd(WireMessage& message);
+  Task<Outcome> check_device_state(WireMessage& message);
+  Task<Outcome> get_status(WireMessage& message);
+  Task<Outcome> set_status(WireMessage& message);
+  Task<Outcome> get_inflight_fd(WireMessage& message);
+  Task<Outcome> set_inflight_fd(WireMessage& message);
 
-  // The queue of this index, made on first use; nullptr if the index is out of range.
+  // The queue of this index, made on first use; nullptr if the index is out of range, or the process is so short of
+  // descriptors that this front end may not have as many queues.
   Task<BlkQueue*> queue(uint32_t index);
   // What a queue runs with, from the session's present state.
   BlkQueue::Setup setup(const BlkQueue& queue) const;
@@ -142,6 +165,13 @@ class Session {
   Task<> set_memory(MemoryMap map);
   Task<> update_all();
   bool write_through() const;
+  // Null while nothing is logged.
+  std::shared_ptr<DirtyLog> log_in_use() const;
+  // Tells all queues of it.
+  Task<> use_log();
+  void report_overrun();
+  Task<Result<>> transfer_state(WireMessage& message);
+  Task<Result<>> load_state();
 
   const uint64_t id_;
   LwThread& thread_;
@@ -157,7 +187,12 @@ class Session {
   bool rings_enabled_ = false;
   uint64_t protocol_features_ = 0;
   bool writeback_ = true;
+  uint64_t status_ = 0;            // the driver's, as the front end tells it; nothing depends on it
+  std::shared_ptr<DirtyLog> log_;  // also while nothing is logged
+  std::unique_ptr<StateReader> loading_;
+  Result<> saved_ = fail(EINVAL, "no device state was transferred");  // how the last transfer went, if not loading
   std::shared_ptr<const MemoryMap> memory_ = std::make_shared<const MemoryMap>();
+  std::shared_ptr<const InflightRegion> inflight_;  // null until SET_INFLIGHT_FD
   std::array<std::unique_ptr<BlkQueue>, kMaxQueues> queues_;
   UniqueFd backend_channel_;
   bool held_ = false;  // the queues wait for go_on()

@@ -26,7 +26,7 @@ Task<Session::Outcome> Session::set_mem_table(WireMessage& message) {
   for (uint32_t i = 0; i < count; ++i) {
     MemoryRegion region;
     std::memcpy(&region, message.payload.data() + mem_table_size(i), sizeof(region));
-    auto with = map.with(region, message.fds[i], *memory_);
+    auto with = map.with(region, message.fds[i], *memory_, device_.any_memory_file());
     if (!with) co_return Outcome{.result = std::unexpected(with.error())};
     map = std::move(*with);
   }
@@ -39,7 +39,8 @@ Task<Session::Outcome> Session::add_mem_reg(WireMessage& message) {
   if ((protocol_features_ & kProtocolConfigureMemSlots) == 0)
     co_return Outcome{.result = fail(EINVAL, "CONFIGURE_MEM_SLOTS was not negotiated")};
   if (message.fds.size() != 1) co_return Outcome{.result = fail(EINVAL, "a memory region needs one descriptor")};
-  auto with = memory_->with(payload_of<SingleMemoryRegion>(message).region, message.fds[0], *memory_);
+  auto with = memory_->with(payload_of<SingleMemoryRegion>(message).region, message.fds[0], *memory_,
+                            device_.any_memory_file());
   if (!with) co_return Outcome{.result = std::unexpected(with.error())};
   co_await set_memory(std::move(*with));
   co_await update_all();

@@ -1,36 +1,14 @@
 // Session: the messages about rings.
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <array>
 #include <bit>
-#include <string_view>
 
+#include "lib/vhost/passed_fd.h"
 #include "lib/vhost/session.h"
 
 namespace sluice::vhost {
 namespace {
 
-Result<> no_such_ring() { return fail(EINVAL, "a ring's index is out of range"); }
-
-// A kick must be an eventfd: it is watched by its edges and never read, which a pipe, say, would not bear for long.
-// Call and error descriptors may also be pipes or sockets (UML's are). They are made non-blocking here; a front end can
-// undo that, which guarded_write() survives.
-Result<> prepare_ring_fd(const UniqueFd& fd, bool is_kick) {
-  std::array<char, 64> link{};
-  const std::string path = fmt::format("/proc/self/fd/{}", fd.get());
-  const ssize_t length = ::readlink(path.c_str(), link.data(), link.size());
-  if (length < 0) return fail_errno("cannot look at a descriptor");
-  const std::string_view kind(link.data(), static_cast<size_t>(length));
-  if (!kind.starts_with("anon_inode:[eventfd") &&
-      (is_kick || !(kind.starts_with("pipe:") || kind.starts_with("socket:")))) {
-    return fail(EINVAL, is_kick ? "a kick descriptor is not an eventfd"
-                                : "a call or error descriptor is not an eventfd, pipe or socket");
-  }
-  const int flags = ::fcntl(fd.get(), F_GETFL);
-  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0)
-    return fail_errno("cannot make a descriptor non-blocking");
-  return {};
+Result<> no_such_ring() {
+  return fail(EINVAL, "a ring's index is out of range, or beyond those that descriptors are left for");
 }
 
 // The ring's index and the descriptor, or none, of SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR.
@@ -48,7 +26,8 @@ Result<RingFd> ring_fd_of(WireMessage& message, bool is_kick) {
                 none ? "a descriptor came with a message that says there is none" : "a message lacks its descriptor");
   RingFd ring{.index = static_cast<uint32_t>(value & kVringIndexMask), .fd = {}};
   if (none) return ring;
-  if (auto prepared = prepare_ring_fd(message.fds[0], is_kick); !prepared) return std::unexpected(prepared.error());
+  if (auto taken = is_kick ? accept_kick(message.fds[0]) : accept_call(message.fds[0]); !taken)
+    return std::unexpected(taken.error());
   ring.fd = std::move(message.fds[0]);
   return ring;
 }

@@ -15,6 +15,8 @@
 
 #include "lib/base/unique_fd.h"
 #include "lib/vhost/chain.h"
+#include "lib/vhost/dirty_log.h"
+#include "lib/vhost/inflight_region.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/virtio/wire.h"
 
@@ -33,16 +35,18 @@ struct RingState {
   UniqueFd error;
 };
 
-// Whatever else a session comes to own has its place here, such as the memory that requests in flight are noted in, and
-// the log of pages that are written.
+// Not here: a device state that is just being transferred, which the front end is told has failed.
 struct SessionState {
   UniqueFd socket;
   uint64_t features = 0;
   uint64_t protocol_features = 0;
   bool rings_enabled = false;
   bool writeback = true;
+  uint64_t status = 0;
   UniqueFd backend_channel;
   std::shared_ptr<const MemoryMap> memory = std::make_shared<const MemoryMap>();
+  std::shared_ptr<const InflightRegion> inflight;  // null: requests in flight are not tracked
+  std::shared_ptr<DirtyLog> log;                   // null: there is none
   std::vector<RingState> rings;
 };
 

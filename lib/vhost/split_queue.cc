@@ -30,6 +30,8 @@ bool SplitQueue::attach(const MemoryMap& map, const VringAddr& addresses, uint16
   used_ = reinterpret_cast<SplitUsed*>(used);
   used_ring_ = reinterpret_cast<SplitUsedElem*>(used + sizeof(SplitUsed));
   avail_event_ = reinterpret_cast<uint16_t*>(used + split_avail_event_offset(size));
+  log_address_.reset();
+  if ((addresses.flags & kVringLogFlag) != 0) log_address_ = addresses.log;
   size_ = size;
   event_idx_ = (features & kFeatureEventIdx) != 0;
   indirect_ = (features & kFeatureIndirectDesc) != 0;
@@ -117,6 +119,8 @@ bool SplitQueue::publish() {
   const uint16_t before = published_index_;
   published_index_ = used_index_;
   __atomic_store_n(&used_->idx, used_index_, __ATOMIC_RELEASE);
+  if (log_ != nullptr) [[unlikely]]
+    mark_published(before);
   // The index must be visible before we look whether the driver wants to know: it sets its wish, then looks at the
   // index.
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -124,11 +128,23 @@ bool SplitQueue::publish() {
   return (__atomic_load_n(&avail_->flags, __ATOMIC_RELAXED) & kAvailNoInterrupt) == 0;
 }
 
+// The entries from `before` on, and the index.
+void SplitQueue::mark_published(uint16_t before) {
+  const size_t first = before & (size_ - 1);
+  const size_t count = static_cast<uint16_t>(used_index_ - before);
+  const size_t in_line = std::min(count, size_ - first);
+  mark(sizeof(SplitUsed) + first * sizeof(SplitUsedElem), in_line * sizeof(SplitUsedElem));
+  mark(sizeof(SplitUsed), (count - in_line) * sizeof(SplitUsedElem));
+  mark(offsetof(SplitUsed, idx), sizeof(SplitUsed::idx));
+}
+
 bool SplitQueue::enable_kicks() {
   if (event_idx_) {
     __atomic_store_n(avail_event_, last_avail_, __ATOMIC_RELAXED);
+    mark(split_avail_event_offset(size_), sizeof(*avail_event_));
   } else {
     __atomic_store_n(&used_->flags, uint16_t{0}, __ATOMIC_RELAXED);
+    mark(offsetof(SplitUsed, flags), sizeof(SplitUsed::flags));
   }
   // The wish must be visible before we look again: the driver makes chains available, then looks at the wish.
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -137,7 +153,9 @@ bool SplitQueue::enable_kicks() {
 
 void SplitQueue::disable_kicks() {
   // With EVENT_IDX the event stays where it is, behind what comes: the driver kicks again only after 2^16 more chains.
-  if (!event_idx_) __atomic_store_n(&used_->flags, kUsedNoNotify, __ATOMIC_RELAXED);
+  if (event_idx_) return;
+  __atomic_store_n(&used_->flags, kUsedNoNotify, __ATOMIC_RELAXED);
+  mark(offsetof(SplitUsed, flags), sizeof(SplitUsed::flags));
 }
 
 }  // namespace sluice::vhost

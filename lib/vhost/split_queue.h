@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "lib/vhost/chain.h"
+#include "lib/vhost/dirty_log.h"
 #include "lib/vhost/memory_map.h"
 #include "lib/virtio/virtio.h"
 #include "lib/virtio/wire.h"
@@ -22,12 +23,15 @@ class SplitQueue {
  public:
   // Points the queue at its rings. False, with the queue as it was, if an address is misaligned or not mapped.
   bool attach(const MemoryMap& map, const VringAddr& addresses, uint16_t size, uint64_t features);
+  // Where to mark what is written to the used ring from now on, if its address asks for that; nullptr: nowhere.
+  void set_log(DirtyLog* log) { log_ = log; }
 
   // The position in the available ring; survives attach().
   uint16_t last_avail() const { return last_avail_; }
   void set_last_avail(uint16_t index) { last_avail_ = index; }
   // At the start of a ring: goes on where the used ring in memory ends.
   void load_used_index();
+  uint16_t used_index() const { return used_index_; }
 
   // How many chains are available; nothing if the index is impossible.
   std::optional<uint16_t> available() const {
@@ -43,6 +47,11 @@ class SplitQueue {
 
   // Takes the next available chain. Requires available() > 0.
   RingFault pop(Chain& chain);
+  // Takes a chain once more that a back end before us has taken. Requires: head < size.
+  RingFault pop_again(Chain& chain, uint16_t head) {
+    chain.head = head;
+    return read_chain(chain);
+  }
 
   // Notes a chain as used; the driver sees it after publish(). `written` counts from the chain's first writable byte.
   void push_used(uint16_t head, uint32_t written);
@@ -56,6 +65,12 @@ class SplitQueue {
  private:
   uint16_t load_avail_index() const { return __atomic_load_n(&avail_->idx, __ATOMIC_ACQUIRE); }
   RingFault read_chain(Chain& chain);
+  // Of the used ring.
+  void mark(size_t offset, size_t bytes) {
+    if (log_ != nullptr && log_address_) [[unlikely]]
+      log_->mark(*log_address_ + offset, bytes);
+  }
+  void mark_published(uint16_t before);
 
   ChainReader reader_;
   SplitDesc* desc_ = nullptr;
@@ -65,6 +80,8 @@ class SplitQueue {
   SplitUsed* used_ = nullptr;
   SplitUsedElem* used_ring_ = nullptr;
   uint16_t* avail_event_ = nullptr;
+  DirtyLog* log_ = nullptr;
+  std::optional<uint64_t> log_address_;  // guest physical, of the used ring
   uint16_t size_ = 0;
   bool event_idx_ = false;
   bool indirect_ = false;

@@ -43,12 +43,14 @@ Task<Result<>> Target::create_controller(ControllerOptions options) {
   LwThread& thread = *threads->front();
   threads->erase(threads->begin());
   auto controller =
-      std::make_unique<Controller>(options.name, path, std::move(*listener), thread, *threads, inherited.has_value());
+      std::make_unique<Controller>(options.name, path, std::move(*listener), options.allowed, thread, *threads,
+                                   inherited.has_value());
   // The name is taken from here on: others may ask for it while this waits.
   Entry& entry = *entries_.emplace(options.name, std::make_unique<Entry>()).first->second;
   entry.busy = true;
-  Result<> started =
-      controller->open(bdevs_, options.bdev_name, {.readonly = options.readonly, .packed_ring = options.packed_ring});
+  Result<> started = controller->open(
+      bdevs_, options.bdev_name,
+      {.readonly = options.readonly, .packed_ring = options.packed_ring, .any_memory_file = options.any_memory_file});
   if (started && inherited) started = co_await controller->take_over(std::move(inherited->session));
   if (started && !inherited) started = co_await controller->start();
   if (!started) {
@@ -157,8 +159,10 @@ Task<Result<>> Target::set_bdev(std::string name, std::string bdev_name) {
 
 Task<std::vector<ControllerInfo>> Target::list(std::string name) {
   std::vector<std::string> names;
-  for (const auto& [key, entry] : entries_) {
-    if (name.empty() || key == name) names.push_back(key);
+  if (!name.empty()) {
+    names.push_back(std::move(name));
+  } else {
+    for (const auto& [key, entry] : entries_) names.push_back(key);
   }
   std::vector<ControllerInfo> infos;
   for (const std::string& key : names) {

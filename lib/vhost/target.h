@@ -28,6 +28,9 @@ class Target {
     CpuMask cpumask;  // empty: any core
     bool readonly = false;
     bool packed_ring = false;  // packed virtqueues are offered, besides split ones
+    // The guest's memory may be in any file, not only in one that the kernel keeps in memory: see MemoryMap.
+    bool any_memory_file = false;
+    AllowedPeers allowed;
     // Lightweight threads of their own that its queues are spread over; 0: the controller's serves them all.
     uint32_t queue_threads = 0;
   };

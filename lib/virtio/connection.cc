@@ -5,8 +5,11 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+
+#include "lib/base/descriptor_room.h"
 
 namespace sluice::vhost {
 
@@ -47,10 +50,33 @@ void Connection::on_event(uint32_t events) {
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) writable_.set();
 }
 
+// What is left of a peer's time for one message. Its timer runs from when it first keeps us waiting, and is not put off
+// by the bytes that it lets drip in.
+class Connection::Patience {
+ public:
+  explicit Patience(Event& wake)
+      : timer_("vhost_message_deadline", [this, &wake] {
+          over_ = true;
+          wake.set();
+        }) {}
+
+  void begin(LwThread& thread) {
+    if (!timer_.armed() && !over_) timer_.arm_at(thread, thread.now_ns() + kMessageDeadlineNs);
+  }
+  bool over() const { return over_; }
+
+ private:
+  bool over_ = false;
+  Timer timer_;
+};
+
 Task<Result<WireMessage>> Connection::read() {
   WireMessage message;
-  if (auto got = co_await read_bytes(std::as_writable_bytes(std::span(&message.header, 1)), &message.fds); !got)
+  Patience patience(readable_);
+  if (auto got = co_await read_bytes(std::as_writable_bytes(std::span(&message.header, 1)), &message.fds, patience);
+      !got) {
     co_return std::unexpected(got.error());
+  }
   const bool reply = (message.header.flags & kReplyFlag) != 0;
   if ((message.header.flags & kVersionMask) != kVersion || reply != (incoming_ == Incoming::kReplies)) {
     co_return fail(EPROTO, incoming_ == Incoming::kRequests ? "this is not a vhost-user request"
@@ -58,12 +84,13 @@ Task<Result<WireMessage>> Connection::read() {
   }
   if (message.header.size > kMaxPayloadSize) co_return fail(EPROTO, "a message announces too large a payload");
   message.payload.resize(message.header.size);
-  if (auto got = co_await read_bytes(message.payload, nullptr); !got) co_return std::unexpected(got.error());
+  if (auto got = co_await read_bytes(message.payload, nullptr, patience); !got) co_return std::unexpected(got.error());
   co_return message;
 }
 
 // Descriptors travel with the first byte of a message; `fds` is where to put them. Elsewhere the kernel drops them.
-Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds) {
+Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds, Patience& patience) {
+  bool begun = fds == nullptr;  // with a header there is a message already
   while (!into.empty()) {
     if (stopped_) co_return fail(ECONNRESET, "the connection is being closed");
     // As long as descriptors may come, nothing of the message has.
@@ -79,7 +106,10 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
     }
     const ssize_t got = ::recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-      if (errno == EAGAIN) co_await readable_.wait();
+      if (errno == EINTR) continue;
+      if (patience.over()) co_return fail(ETIMEDOUT, "the peer has sent a part of a message, and not the rest in time");
+      if (begun) patience.begin(*thread());
+      co_await readable_.wait();
       continue;
     }
     if (got < 0) co_return fail_errno("cannot read from the peer");
@@ -94,9 +124,16 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
           fds->emplace_back(fd);
         }
       }
-      if ((header.msg_flags & MSG_CTRUNC) != 0) co_return fail(EMSGSIZE, "a message carries too many descriptors");
+      if ((header.msg_flags & MSG_CTRUNC) != 0)
+        co_return fail(EMSGSIZE, "a message carries more descriptors than it may, or than this process may open");
+      if (incoming_ == Incoming::kRequests && std::ranges::any_of(*fds, [](const UniqueFd& fd) {
+            return descriptor_room(fd.get()) == DescriptorRoom::kReserve;
+          })) {
+        co_return fail(EMFILE, "so many descriptors are open that the rest is kept; raise the limit (ulimit -n)");
+      }
       fds = nullptr;
     }
+    begun = true;
     into = into.subspan(static_cast<size_t>(got));
   }
   co_return Result<>{};
@@ -108,6 +145,7 @@ Task<Result<>> Connection::write(const Header& header, std::span<const std::byte
   std::memcpy(buffer.data(), &header, sizeof(header));
   if (!payload.empty()) std::memcpy(buffer.data() + sizeof(header), payload.data(), payload.size());
   std::span<std::byte> left = std::span(buffer).first(sizeof(header) + payload.size());
+  Patience patience(writable_);
   while (!left.empty()) {
     if (stopped_) co_return fail(ECONNRESET, "the connection is being closed");
     iovec iov{.iov_base = left.data(), .iov_len = left.size()};
@@ -126,7 +164,10 @@ Task<Result<>> Connection::write(const Header& header, std::span<const std::byte
     }
     const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
-      if (errno == EAGAIN) co_await writable_.wait();
+      if (errno == EINTR) continue;
+      if (patience.over()) co_return fail(ETIMEDOUT, "the peer does not read what is written to it");
+      patience.begin(*thread());
+      co_await writable_.wait();
       continue;
     }
     if (sent < 0) co_return fail(errno == EPIPE ? ECONNRESET : errno, "cannot write to the peer");

@@ -1,5 +1,8 @@
 // Connection: one vhost-user socket: whole messages in and out, without ever blocking the thread. For either side.
 //
+// A peer may be silent as long as it likes, which costs nothing. One that has begun a message, or does not take the one
+// that is written to it, has kMessageDeadlineNs for all of it; only while it keeps us waiting is there a timer.
+//
 // Thread:     the one it is started on.
 // Ownership:  owns the socket. One task reads, and one writes; no two at once.
 // Source:     Vhost-user Protocol, "Message Specification", "Communication".
@@ -11,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/base/clock.h"
 #include "lib/base/result.h"
 #include "lib/base/unique_fd.h"
 #include "lib/thread/await.h"
@@ -27,6 +31,9 @@ struct WireMessage {
   Request request() const { return static_cast<Request>(header.request); }
   bool need_reply() const { return (header.flags & kNeedReplyFlag) != 0; }
 };
+
+// Real peers send a message, and read one, in one go.
+inline constexpr uint64_t kMessageDeadlineNs = 5 * kNsPerSec;
 
 // What a peer may send: front ends send requests on the main socket, and replies on the back end's channel.
 enum class Incoming : uint8_t { kRequests, kReplies };
@@ -52,15 +59,19 @@ class Connection final : public EventSource {
   UniqueFd take_socket() { return std::move(socket_); }
 
   // Reads the next message. Errors: ECONNRESET (the peer has gone, also in the middle of a message); EPROTO (not a
-  // vhost-user message, or too large); EMSGSIZE (more descriptors than a message may carry); ECANCELED (paused).
+  // vhost-user message, or too large); EMSGSIZE (more descriptors than a message may carry, or than this process may
+  // open); EMFILE (a request's descriptors are those that this process keeps for itself); ETIMEDOUT (of half a message,
+  // the other half); ECANCELED (paused).
   Task<Result<WireMessage>> read();
-  // Writes a whole message, with at most kMaxFds descriptors, which stay the caller's.
+  // Writes a whole message, with at most kMaxFds descriptors, which stay the caller's. Errors: ECONNRESET; ETIMEDOUT
+  // (the peer does not read).
   Task<Result<>> write(const Header& header, std::span<const std::byte> payload, std::span<const int> fds = {});
 
   void on_event(uint32_t events) override;
 
  private:
-  Task<Result<>> read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds);
+  class Patience;
+  Task<Result<>> read_bytes(std::span<std::byte> into, std::vector<UniqueFd>* fds, Patience& patience);
 
   UniqueFd socket_;
   const Incoming incoming_;

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -24,6 +26,7 @@
 #include "lib/base/unique_fd.h"
 #include "lib/virtio/virtio.h"
 #include "lib/virtio/wire.h"
+#include "test/bench/attacks.h"
 
 namespace {
 
@@ -53,6 +56,7 @@ struct Options {
   uint32_t first = 0;
   uint32_t count = 1;
   std::string behave = "idle";
+  uint64_t seed = 1;
 };
 
 // Any failure ends the program.
@@ -187,6 +191,34 @@ void flood(const std::stop_token& stop, int kick) {
   }
 }
 
+// All of them attack, in turns of some threads, until told to end. Says then how often each attack was made.
+void attack(const Options& options, int signals) {
+  constexpr uint32_t kThreads = 4;
+  std::vector<std::atomic<uint64_t>> made(Attacker::names().size());
+  const auto share = [&](const std::stop_token& stop, uint32_t thread) {
+    std::vector<Attacker> attackers;
+    for (uint32_t i = thread; i < options.count; i += kThreads)
+      attackers.emplace_back(fmt::format("{}{}", options.socket_prefix, options.first + i), options.seed + i);
+    while (!stop.stop_requested()) {
+      for (Attacker& attacker : attackers) {
+        made[attacker.step()].fetch_add(1, std::memory_order_relaxed);
+        if (stop.stop_requested()) break;
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (uint32_t i = 0; i < std::min(kThreads, options.count); ++i) threads.emplace_back(share, i);
+    fmt::print("{{\"attacking\": {}}}\n", options.count);
+    std::fflush(stdout);
+    sleep_until_told(signals);
+  }
+  fmt::print("{{");
+  for (size_t i = 0; i < made.size(); ++i)
+    fmt::print("{}\"{}\": {}", i == 0 ? "" : ", ", Attacker::names()[i], made[i].load());
+  fmt::print("}}\n");
+}
+
 void run(const Options& options) {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
@@ -196,10 +228,12 @@ void run(const Options& options) {
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  std::signal(SIGPIPE, SIG_IGN);
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
   const UniqueFd signals(::signalfd(-1, &set, SFD_CLOEXEC));
   if (!signals) fail_errno("cannot wait for signals");
 
+  if (options.behave == "hostile") return attack(options, signals.get());
   const bool drives = options.behave == "idle" || options.behave == "kicks";
   Crowd crowd;
   crowd.reserve(options.count);
@@ -234,8 +268,9 @@ int main(int argc, char** argv) {
   app.add_option("--count", options.count, "sockets, and so front ends")->check(CLI::Range(1, 65'536));
   app.add_option("--behave", options.behave,
                  "idle: a guest without I/O; silent: says nothing; half: sends half a message; kicks: as idle, and "
-                 "kicks the first queue without pause")
-      ->check(CLI::IsMember({"idle", "silent", "half", "kicks"}));
+                 "kicks the first queue without pause; hostile: everything that a front end or guest could do to harm")
+      ->check(CLI::IsMember({"idle", "silent", "half", "kicks", "hostile"}));
+  app.add_option("--seed", options.seed, "of the attacks of hostile ones");
   try {
     app.parse(argc, argv);
     run(options);

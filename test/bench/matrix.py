@@ -6,7 +6,7 @@ from many import most_devices
 from measures import from_guest, over_socket, with_throughput
 from plan import Group, Part, Row
 from programs import BUILD, MODES, bdevperf, benchmark_names, copy_limit, fio, google_benchmark, has_io_uring
-from settings import AllIdle, AmongMany, Neighbourhood, OfferedLoad, Restless, create_and_delete
+from settings import AllIdle, AmongHostile, AmongMany, Neighbourhood, OfferedLoad, Restless, create_and_delete
 from targets import QsdTarget, SluiceTarget
 from uml import Uml
 from volumes import TERABYTE, BigStore, StoreOnFile, VolumesUnderLoad
@@ -243,6 +243,19 @@ def neighbours(mode, busy, count):
     return Group(f'{busy} busy of {count:,}, {mode}', rows, setting, cost_s=count / 600)
 
 
+# --- hostile: front ends and guests that attack, beside honest ones ---
+
+def hostile_groups(_):
+    return [among_hostile(mode, 200, 200) for mode in ('interrupt', 'adaptive')]
+
+
+def among_hostile(mode, honest, hostile):
+    setting = AmongHostile(mode, honest, hostile, rate_each=50)
+    rows = [Row('none', partial(setting.measure, attacked=False), times=30),
+            Row('attacked', partial(setting.measure, attacked=True), {'none': 'none'}, times=30, cost_s=70)]
+    return Group(f'{honest} honest, {hostile} hostile, {mode}', rows, setting, cost_s=5)
+
+
 # --- lvol: logical volumes on their base ---
 
 VOLUME_BENCH = 'test/lvol/volume_bench'
@@ -366,6 +379,9 @@ PARTS = {
                      [['max / no change', 'still', 'max_ms']]),
     'neighbours': Part('Bad neighbours', neighbour_groups, lambda _: [neighbours('adaptive', 4, SMOKE_DEVICES)],
                        [P99, P50, RATE], [['p99 / none', 'none', 'p99_us']]),
+    'hostile': Part('Hostile front ends', hostile_groups, lambda _: [among_hostile('adaptive', 8, 8)],
+                    [P99, P50, RATE, ['cores', 'cores'], ['KiB left', 'kib_left'], ['descriptors left', 'descriptors_left']],
+                    [['p99 / none', 'none', 'p99_us']]),
     'lvol': Part('Logical volumes', lvol_groups, small_lvol_groups, [RATE, ['CPU ns/IO', 'process_cpu_ns'], P50, P99],
                  [['IOPS / base', 'base', 'iops'], ['IOPS / nothing else', 'still', 'iops'],
                   ['other p99 / nothing else', 'still', 'other_p99_us']]),

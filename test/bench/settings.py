@@ -239,3 +239,44 @@ class Neighbourhood(Setting):
                 stack.enter_context(crowd(self._target, self._count, 1, behave, only_when_idle=True))
                 command += '\n' + shown(crowd_command(self._target, self._count, 1, behave))
             return bdevperf_figures(self._load.measure()), command
+
+
+class AmongHostile(Setting):
+    """A daemon with `honest` disks under a modest load, and `hostile` ones whose front ends attack it at random.
+
+    The load sleeps between requests, and shares its core as in Neighbourhood.
+    """
+
+    LEAVE_S = 30  # until what the hostile ones had is given back
+
+    def __init__(self, mode, honest, hostile, rate_each):
+        super().__init__()
+        self._mode, self._honest, self._hostile, self._rate_each = mode, honest, hostile, rate_each
+        self._target = self._load = None
+
+    def _set_up(self, stack):
+        self._target = stack.enter_context(ManyDisks(f'hostile-{self._mode}', self._honest + self._hostile, self._mode))
+        self._target.create()
+
+    def measure(self, seconds, attacked):
+        """A request of an honest one that fails ends the measurement. What is left of the hostile ones is counted."""
+        if self._load is None:
+            options = ['-q', 16, '--rate', self._rate_each, '--warmup', round(min(seconds / 2, 2), 3)]
+            self._load = self._stack.enter_context(Load(self._target.sockets(self._honest), seconds, options,
+                                                        mode='interrupt'))
+        command = f'{self._target.command()}\n{self._load.command}'
+        if not attacked:
+            with hog():
+                return bdevperf_figures(self._load.measure()), command
+        memory_kib, descriptors = self._target.memory_kib(), self._target.descriptors()
+        with crowd(self._target, self._honest, self._hostile, 'hostile', only_when_idle=True):
+            before_ns, began = self._target.cpu_ns(), time.monotonic_ns()
+            figures = bdevperf_figures(self._load.measure())
+            figures['cores'] = (self._target.cpu_ns() - before_ns) / (time.monotonic_ns() - began)
+        deadline = time.monotonic() + self.LEAVE_S
+        while self._target.descriptors() > descriptors and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)  # pools shrink every second
+        figures['kib_left'] = max(0, self._target.memory_kib() - memory_kib)
+        figures['descriptors_left'] = max(0, self._target.descriptors() - descriptors)
+        return figures, command + '\n' + shown(crowd_command(self._target, self._honest, self._hostile, 'hostile'))

@@ -10,9 +10,11 @@ import time
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-PARTS = ['parts', 'bdev', 'files', 'vhost', 'sizes', 'density', 'loads', 'restless', 'neighbours', 'lvol', 'guest']
+PARTS = ['parts', 'bdev', 'files', 'vhost', 'sizes', 'density', 'loads', 'restless', 'neighbours',
+         'hostile', 'lvol', 'guest']
 PLOTS = ['bdev', 'files-iops', 'files-cpu', 'vhost', 'sizes', 'density', 'loads', 'guest']
-MAY_BE_0 = {'cpu_us_per_s', 'wakeups_per_s', 'changes', 'kib_each'}  # of what is idle, left as it is, or small
+# Of what is idle, left as it is, or small.
+MAY_BE_0 = {'cpu_us_per_s', 'wakeups_per_s', 'changes', 'kib_each', 'kib_left', 'descriptors_left'}
 PATIENCE_S = 240
 
 

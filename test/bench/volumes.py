@@ -236,7 +236,7 @@ class VolumesUnderLoad(Setting):
                 end()
             if meanwhile:
                 thread.join()
-        snapped, other = result['results']
+        snapped, other = (next(job for job in result['results'] if job['bdev'] == name) for name in ('snapped', 'other'))
         return {'iops': snapped['iops'], 'other_iops': other['iops'], 'p99_us': snapped['p99_latency_us'],
                 'other_p99_us': other['p99_latency_us']}, command
 

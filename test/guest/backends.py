@@ -47,6 +47,7 @@ class Backend:
     has_memory_disks = False
     has_volumes = False
     has_packed_rings = False
+    can_share_disks = False  # add_controller()
     tells_growth = False  # guests see a new size without a reboot
     replaces_disks = False  # replace()
     upgrades = False  # upgrade()
@@ -137,6 +138,7 @@ class SluiceBackend(Backend):
     has_memory_disks = True
     has_volumes = True
     has_packed_rings = True
+    can_share_disks = True
     tells_growth = True
     replaces_disks = True
     upgrades = True
@@ -161,6 +163,12 @@ class SluiceBackend(Backend):
         self._export(volume)
         self._disks.append(volume)
         return volume
+
+    def add_controller(self, disk):
+        """A second socket of a disk, for a guest that moves there from the first."""
+        path = self._socket_path(f'{disk.name}-second')
+        self.call('vhost_create_blk_controller', ctrlr=path.name, dev_name=disk.name, packed_ring=disk.packed)
+        return path
 
     def call(self, method, **params):
         return self._control.call(method, **params)

@@ -96,6 +96,20 @@ class LineReader:
         self._source = source  # keeps the descriptor open
         self._buffer = b''
 
+    def rest(self):
+        """What has arrived but was not taken; it is gone from here."""
+        while select.select([self._fd], [], [], 0)[0]:
+            chunk = os.read(self._fd, 65536)
+            if not chunk:
+                break
+            self._buffer += chunk
+        rest, self._buffer = self._buffer, b''
+        return rest
+
+    def begin_with(self, data):
+        """Lets `data` be read before what arrives here."""
+        self._buffer = data + self._buffer
+
     def line(self, deadline):
         """The next line without its end; None at the deadline; EOFError when the other side has gone."""
         while b'\n' not in self._buffer:

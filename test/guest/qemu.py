@@ -8,11 +8,13 @@ One boot (about 2 s) serves any number of scenarios: they travel over a second s
 busybox/init. Its lines and the console go to build/guest/logs/NAME.{control,console}.log.
 """
 
+import os
 import pathlib
 import re
 import socket
 import subprocess
 import sys
+import time
 
 import common
 from common import Deadline, GuestError, LineReader, program
@@ -21,6 +23,8 @@ from jsonrpc import Qmp
 
 BOOT_TIMEOUT_S = 60
 SCENARIO_TIMEOUT_S = 60
+MIGRATION_TIMEOUT_S = 60
+POLL_S = 0.02
 
 # The only serial ports are the two isa-serial devices of the command line; microvm would add its own.
 MACHINES = {'q35': 'q35', 'microvm': 'microvm,pcie=on,isa-serial=off,usb=off'}
@@ -30,13 +34,16 @@ class Qemu:
     """A running guest. `queues` is the number of virtqueues of each disk, and of virtual CPUs."""
 
     def __init__(self, sockets, name, machine='q35', queues=1, memory_mib=192, scenario=None, reconnect=False,
-                 console=None, loglevel=4, root=None, packed=False):
+                 console=None, loglevel=4, root=None, packed=False, incoming=None,
+                 queue_size=128):
         """Starts the guest; run() or wait_ready() wait for it. `scenario` runs first, without run().
 
         reconnect: QEMU comes back when the back end was restarted, instead of leaving a dead disk.
         console: a socket which gets the console's bytes too.
         loglevel: the least kernel message that reaches the console; 4 includes I/O errors.
         packed: the guest may have packed virtqueues, if the back end offers them.
+        queue_size: of each disk's virtqueues.
+        incoming: the path of a socket on which the guest arrives from another Qemu of the same shape; see migrate_to().
         root: the guest's root file system is on this disk ("vda"), not in memory; see image.root_directory().
         """
         self.name = name
@@ -50,7 +57,10 @@ class Qemu:
         monitor, monitor_end = socket.socketpair()
         given = [control_end, monitor_end] + ([console] if console else [])
         command = [*self._machine(MACHINES[machine], memory_mib, loglevel, scenario, root),
-                   *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect, packed)]
+                   *self._ports(control_end, monitor_end, console), *self._disks(sockets, reconnect, packed, queue_size)]
+        self.incoming = incoming
+        if incoming:
+            command += ['-incoming', f'unix:{incoming}', '-S']
         with open(self.qemu_log, 'wb') as log:
             log.write(f'$ {" ".join(command)}\n'.encode())
             log.flush()
@@ -102,12 +112,63 @@ class Qemu:
             if line.startswith(('RESULT ok', 'READY')) and self._ready:
                 raise self._error(f'the guest said "{line}" while "{prefix}" was expected')
 
+    def latest(self, prefix):
+        """The last control line so far that begins with `prefix`; None if there was none. Takes all that are there."""
+        found = None
+        while (line := self._lines.line(Deadline(0))) is not None:
+            if line.startswith('RESULT'):
+                raise self._error(f'the guest reports: {line}')
+            if line.startswith(prefix):
+                found = line
+        return found
+
+    def say(self, words):
+        """A line for the scenario that runs."""
+        self._control.sendall(words.encode() + b'\n')
+
     # ---- the machine ----
 
     def reset(self):
         """Presses the reset button: the guest boots again, without a shutdown."""
         self._ready = False
         self.qmp.call('system_reset')
+
+    def migrate_to(self, target, timeout_s=MIGRATION_TIMEOUT_S):
+        """Moves the running guest to `target`, in the middle of what it does; returns QEMU's figures of it.
+
+        It stands still there until go_on(). This one still exists, without a guest but with its memory.
+        """
+        self.wait_ready()
+        self.qmp.call('migrate', uri=f'unix:{target.incoming}')
+        deadline = Deadline(timeout_s)
+        while (info := self.qmp.call('query-migrate')).get('status') != 'completed':
+            if info.get('status') not in (None, 'setup', 'active', 'device') or not deadline.left():
+                raise self._error(f'the migration has not succeeded: {info}')
+            time.sleep(POLL_S)
+        while target.qmp.call('query-status')['status'] == 'inmigrate':
+            if not deadline.left():
+                raise target._error('the guest has not arrived')
+            time.sleep(POLL_S)
+        target._lines.begin_with(self._lines.rest())  # what the guest has told before it moved
+        target._ready = True
+        return info
+
+    def go_on(self):
+        self.qmp.call('cont')
+
+    def memory(self):
+        """All of the guest's, as it is now."""
+        descriptors = pathlib.Path(f'/proc/{self._process.pid}/fd')
+        for descriptor in descriptors.iterdir():
+            if 'memfd:memory' in os.readlink(descriptor):
+                return descriptor.read_bytes()
+        raise self._error('QEMU has no memory file')
+
+    def used_rings(self, disk=0):
+        """[(guest physical address, bytes)...] of what the device writes into the rings of a disk, if these are split."""
+        path = f'/machine/peripheral/blk{disk}/virtio-backend'
+        status = [self.qmp.call('x-query-virtio-queue-status', path=path, queue=i) for i in range(self.queues)]
+        return [(ring['vring-used'], 6 + 8 * ring['vring-num']) for ring in status]
 
     def kill(self):
         """SIGKILL to QEMU: the guest and its connections vanish in mid-request."""
@@ -163,11 +224,12 @@ class Qemu:
                 '-device', 'isa-serial,chardev=control',
                 '-chardev', f'socket,id=monitor,fd={monitor.fileno()}', '-mon', 'chardev=monitor,mode=control']
 
-    def _disks(self, sockets, reconnect, packed):
+    def _disks(self, sockets, reconnect, packed, queue_size):
         words = []
         for i, path in enumerate(sockets):
             words += ['-chardev', f'socket,id=disk{i},path={path}' + (',reconnect=1' if reconnect else ''),
-                      '-device', f'vhost-user-blk-pci,chardev=disk{i},num-queues={self.queues},id=blk{i}'
+                      '-device', f'vhost-user-blk-pci,chardev=disk{i},num-queues={self.queues},'
+                      f'queue-size={queue_size},id=blk{i}'
                       + (',packed=on' if packed else '')]
         return words
 

@@ -76,12 +76,13 @@ class Client:
 class Daemon:
     """A process in a directory of its own, on so many cores. Use as a context."""
 
-    def __init__(self, *options, directory=None, rpc='rpc.sock', cores=1):
+    def __init__(self, *options, directory=None, rpc='rpc.sock', cores=1, prepare=None):
         if not BINARY.exists():
             raise unittest.SkipTest(f'{BINARY} is not built (scripts/build)')
         self.cores = sorted(os.sched_getaffinity(0))[:cores]
         if len(self.cores) < cores:
             raise unittest.SkipTest(f'this needs {cores} cores')
+        self._prepare = prepare  # called in the new process before it becomes the daemon
         self._own = directory is None
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix='sluice-'))
         self.socket = self.directory / rpc
@@ -92,7 +93,7 @@ class Daemon:
     def start(self):
         self.log = open(self.directory / 'log', 'ab')
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                        cwd=self.directory)
+                                        cwd=self.directory, preexec_fn=self._prepare)
         return self
 
     def wait_ready(self):

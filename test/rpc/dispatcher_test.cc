@@ -129,7 +129,7 @@ TEST_F(DispatcherTest, RefusesBatchesThatAreEmptyOrTooLong) {
 
 TEST_F(DispatcherTest, StopsABatchWhoseRepliesGrowTooLong) {
   size_t calls = 0;
-  table_.add(make_method<NoParams>({"big", "Returns 1 MiB.", {"string", "x"}}, {}, [&calls](NoParams) {
+  table_.add(make_method<NoParams>({"big", "Returns 1 MiB.", {"string", "x"}, nothing()}, {}, [&calls](NoParams) {
     ++calls;
     return detail::finished(Json::Value(std::string(1 << 20, 'x')));
   }));

@@ -48,7 +48,7 @@ Task<RpcResult> look(Everything params) {
 
 Method make_everything() {
   return make_method<Everything>(
-      {"everything", "Takes one of each type.", kTrue, {"all_of_it"}},
+      {"everything", "Takes one of each type.", kTrue, nothing(), {"all_of_it"}},
       {required("text", &Everything::text, "some text"), optional("flag", &Everything::flag, "a flag"),
        optional("i32", &Everything::i32, "signed"), optional("u32", &Everything::u32, "small"),
        optional("u64", &Everything::u64, "large").alias("size"), optional("colour", &Everything::colour, "a colour"),
@@ -139,7 +139,7 @@ TEST(Method, NamesTheParameterAndWhatWasExpected) {
 }
 
 TEST(Method, TakesNullAndEmptyListsAsNoParameters) {
-  const Method method = make_method<NoParams>({"none", "Takes nothing.", kTrue}, {},
+  const Method method = make_method<NoParams>({"none", "Takes nothing.", kTrue, nothing()}, {},
                                               [](NoParams) { return detail::finished(Json::Value(true)); });
   for (const char* params : {"null", "{}", "[]"}) EXPECT_TRUE(call(method, params).has_value()) << params;
   EXPECT_THAT(call(method, R"({"x":1})").error().message, HasSubstr("takes none"));

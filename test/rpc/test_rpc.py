@@ -12,7 +12,7 @@ import unittest
 
 from daemon import BINARY, ROOT, RPC_PY, Daemon, RpcError
 
-ENODEV, EEXIST, EBUSY, EINVAL, ENOENT, EACCES, EOPNOTSUPP = 19, 17, 16, 22, 2, 13, 95
+ENODEV, EEXIST, EBUSY, EINVAL, ENOENT, EACCES, EOPNOTSUPP, ECONNRESET = 19, 17, 16, 22, 2, 13, 95, 104
 
 
 class DaemonCase(unittest.TestCase):
@@ -57,9 +57,10 @@ class Methods(DaemonCase):
             ('spdk_get_version', {}, lambda r: r['version'] and set(r['fields']) >= {'major', 'minor', 'patch', 'suffix'}),
             ('framework_start_init', {}, True),
             ('framework_wait_init', {}, True),
-            ('framework_get_subsystems', {}, lambda r: [s['subsystem'] for s in r] == ['scheduler', 'bdev', 'vhost_blk']),
+            ('framework_get_subsystems', {}, lambda r: [s['subsystem'] for s in r] == ['log', 'scheduler', 'bdev', 'vhost_blk']),
             ('framework_get_config', {'name': 'bdev'}, []),
             ('framework_get_config', {'name': 'scheduler'}, []),
+            ('framework_get_config', {'name': 'log'}, []),
             ('framework_get_scheduler', {}, self.check_scheduler),
             ('framework_set_scheduler', {'name': 'static'}, True),
             ('log_set_level', {'level': 'DEBUG'}, True),
@@ -113,6 +114,8 @@ class Methods(DaemonCase):
         tested |= {'thread_set_cpumask'}
         # Need a disk that holds a store: tested in test_lvol.py and test_lvol_space.py.
         tested |= {name for name in self.call('rpc_get_methods') if name.startswith('bdev_lvol_')}
+        # Need a daemon that keeps a state: tested in test_state.py.
+        tested |= {'state_get_info', 'state_retry', 'state_forget'}
         # Need a back end: tested in test_virtio_disk.
         tested |= {'bdev_virtio_attach_controller', 'bdev_virtio_detach_controller'}
         self.assertEqual(tested, set(self.call('rpc_get_methods')), 'each method has its line in this test')
@@ -171,7 +174,9 @@ class Methods(DaemonCase):
         self.assertEqual(controller['ctrlr'], 'vm0')
         self.assertEqual(pathlib.Path(controller['socket']), self.daemon.directory / 'vm0')
         self.assertEqual(controller['backend_specific']['block'],
-                         {'readonly': True, 'packed_ring': False, 'bdev': 'm0', 'transport': 'vhost_user_blk'})
+                         {'readonly': True, 'packed_ring': False, 'any_memory_file': False, 'bdev': 'm0',
+                          'transport': 'vhost_user_blk'})
+        self.assertEqual((controller['allowed_uids'], controller['allowed_gids']), ([], []))
         self.assertEqual(controller['sessions'], [])
         self.assertRegex(controller['cpumask'], '^0x[0-9a-f]+$')
         return pathlib.Path(controller['socket']).is_socket()
@@ -400,6 +405,24 @@ class BadInput(DaemonCase):
             self.assert_refused(-ENODEV, ['No such device', 'Null disk'], method, name='kind')
         self.call('bdev_null_delete', name='kind')
 
+    def test_only_allowed_processes_connect(self):
+        self.call('bdev_null_create', name='base', num_blocks=2048, block_size=512)
+        attach = {'name': 'front', 'trtype': 'user', 'dev_type': 'blk'}
+        for allowed, lets_us_in in (({'allowed_uids': [os.getuid() + 1]}, False), ({'allowed_uids': [os.getuid()]}, True),
+                                    ({'allowed_gids': [os.getgid()], 'allowed_uids': [os.getuid() + 1]}, True)):
+            with self.subTest(**allowed):
+                self.call('vhost_create_blk_controller', ctrlr='c', dev_name='base', **allowed)
+                controller, = self.call('vhost_get_controllers', name='c')
+                self.assertEqual({name: controller[name] for name in allowed}, allowed)
+                if lets_us_in:
+                    self.call('bdev_virtio_attach_controller', **attach, traddr=controller['socket'])
+                    self.call('bdev_virtio_detach_controller', name='front')
+                else:
+                    self.assert_refused(-ECONNRESET, [], 'bdev_virtio_attach_controller', **attach,
+                                        traddr=controller['socket'])
+                self.call('vhost_delete_controller', ctrlr='c')
+        self.call('bdev_null_delete', name='base')
+
     def test_wrong_controllers_are_refused(self):
         self.call('bdev_null_create', name='base', num_blocks=8, block_size=512)
         create = 'vhost_create_blk_controller'
@@ -407,6 +430,7 @@ class BadInput(DaemonCase):
         self.assert_refused(-EINVAL, 'Invalid argument', create, ctrlr='c', dev_name='base', cpumask='zebra')
         self.assert_refused(-EINVAL, 'Invalid argument', create, ctrlr='c', dev_name='base', cpumask='[1000]')
         self.assert_refused(-EINVAL, 'vhost_user_blk', create, ctrlr='c', dev_name='base', transport='vfio_user')
+        self.assert_refused(-32602, 'allowed_uids', create, ctrlr='c', dev_name='base', allowed_uids=['root'])
         self.assert_refused(-36, ['File name too long', '107'], create, ctrlr='c' * 120, dev_name='base')
         self.assertEqual(self.call('vhost_get_controllers'), [])
         self.call('bdev_null_delete', name='base')
@@ -444,6 +468,15 @@ class Lifetime(unittest.TestCase):
     def test_version_and_help(self):
         self.assertRegex(self.run_binary('--version').stdout, r'^Sluice \d+\.\d+\.\d+')
         self.assertIn('--cpumask', self.run_binary('--help').stdout)
+
+    def test_says_when_others_may_write_to_the_directory_of_sockets(self):
+        for mode, warned in ((0o755, False), (0o777, True), (0o1777, False), (0o770, True)):
+            self.directory.chmod(mode)
+            (self.directory / 'log').unlink(missing_ok=True)
+            with Daemon(directory=self.directory) as daemon:
+                daemon.client().close()
+                self.assertEqual(daemon.stop(), 0)
+                self.assertEqual('directory of vhost sockets' in daemon.read_log(), warned, oct(mode))
 
     def test_sigterm_ends_it_cleanly_and_removes_the_sockets(self):
         with Daemon(directory=self.directory) as daemon:
@@ -512,7 +545,7 @@ class Lifetime(unittest.TestCase):
             client.call('bdev_aio_create', name='a', filename=str(image), block_size=512, readonly=True)
             client.call('vhost_create_blk_controller', ctrlr='vm0', dev_name='m')
             client.call('vhost_create_blk_controller', ctrlr='vm1', dev_name='a', readonly=True,
-                        queue_threads=2)
+                        queue_threads=2, allowed_uids=[1000, 0], allowed_gids=[4_000_000_000], any_memory_file=True)
             client.call('vhost_controller_set_coalescing', ctrlr='vm0', delay_base_us=20, iops_threshold=5000)
             before = [client.call('bdev_get_bdevs'), client.call('vhost_get_controllers')]
             self.assertEqual(daemon.run_rpc_py('save_config', str(config)).stderr, '')

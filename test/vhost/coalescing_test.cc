@@ -11,6 +11,7 @@
 #include "app/conformance/ring_driver.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/vhost/blk_queue.h"
+#include "lib/vhost/guarded_write.h"
 #include "test/support/manual_host.h"
 #include "test/vhost/held_bdev.h"
 
@@ -85,6 +86,7 @@ class CoalescingTest : public testing::Test {
   }
   // As a hostile front end may, at any time: from now on a write to it blocks.
   void fill_call_descriptor() {
+    vhost::forget_blocked_writes();
     const int fd = ring_->call_fd();
     ASSERT_EQ(::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
     ring_->drain_call();
@@ -224,6 +226,53 @@ TEST_F(CoalescingTest, StoppingMakesTheCallThatIsDue) {
   hosts_.await(thread_, queue_->update({}));
   EXPECT_FALSE(queue_->running());
   EXPECT_GT(calls(), before);
+}
+
+// ---- A queue's share of its thread
+
+class QueueShareTest : public CoalescingTest {};
+
+// A block device may copy the bytes there and then: 16 requests of the largest size are gigabytes.
+TEST_F(QueueShareTest, PollEndsWithItsBytesToo) {
+  start({}, 0);
+  constexpr uint32_t kBytes = vhost::kQueueBudgetBytes / 4;
+  const uint64_t data = memory_.allocate(kHigh, kBytes);
+  for (int i = 0; i < 16; ++i)
+    ring_->add_chain(std::vector<Segment>{{header_, 16}, {data, kBytes, true}, {status_, 1, true}});
+  ring_->publish();
+  for (int polls = 1; polls <= 4; ++polls) {
+    hosts_.turn();
+    EXPECT_EQ(disk_->held_count(), 4 * polls);
+  }
+}
+
+// A ring without a kick has to be looked at. A front end may make 64 of them, and use none.
+TEST_F(QueueShareTest, RingWithoutAKickIsLookedAtLessAndLessOften) {
+  start({}, 0);
+  hosts_.set_mode(PollMode::kInterrupt);
+  hosts_.run_until_idle();
+  const auto looks_in_a_second = [this] {
+    const uint64_t before = queue_->stats().kicks;
+    for (uint64_t ns = 0; ns < kNsPerSec; ns += vhost::kKicklessPeriodNs) {
+      hosts_.advance(vhost::kKicklessPeriodNs);
+      hosts_.run_until_idle();
+    }
+    return queue_->stats().kicks - before;
+  };
+  looks_in_a_second();
+  const uint64_t most = kNsPerSec / vhost::kMaxKicklessPeriodNs;
+  EXPECT_GE(looks_in_a_second(), most - 1);
+  EXPECT_LE(looks_in_a_second(), most + 1);
+  // Once there is work, it is looked at soon again.
+  ring_->add_chain(std::vector<Segment>{{header_, 16}, {data_, 512, true}, {status_, 1, true}});
+  ring_->publish();
+  hosts_.advance(vhost::kMaxKicklessPeriodNs);
+  hosts_.run_until_idle();
+  EXPECT_EQ(disk_->held_count(), 1);
+  const uint64_t before = queue_->stats().kicks;
+  hosts_.advance(vhost::kKicklessPeriodNs);
+  hosts_.run_until_idle();
+  EXPECT_EQ(queue_->stats().kicks, before + 1);
 }
 
 }  // namespace

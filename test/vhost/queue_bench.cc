@@ -43,7 +43,8 @@ struct IgnoreEvents : BdevEvents {
 // A ring of 4 KiB reads in guest memory, and the queue that serves it.
 class Ring {
  public:
-  Ring(bool null_bdev, bool packed) : packed_(packed), hosts_(1, PollMode::kPoll), threads_(hosts_), bdevs_(threads_) {
+  Ring(bool null_bdev, bool packed, bool tracked = false)
+      : packed_(packed), hosts_(1, PollMode::kPoll), threads_(hosts_), bdevs_(threads_) {
     memory_fd_.reset(::memfd_create("guest", MFD_CLOEXEC));
     CHECK(::ftruncate(memory_fd_.get(), kMemoryBytes) == 0);
     auto map = MemoryMap().with({.guest_address = 0, .size = kMemoryBytes, .user_address = kUser, .mmap_offset = 0},
@@ -66,7 +67,13 @@ class Ring {
       queue_->set_addresses({.index = 0, .desc = kUser, .used = kUser + kUsed, .avail = kUser + kAvail});
     });
     hosts_.await(thread, queue_->start({}));
+    std::shared_ptr<const InflightRegion> inflight;
+    if (tracked) {
+      auto file = InflightRegion::make_file({.num_queues = 1, .queue_size = kRing}, packed).value();
+      inflight = InflightRegion::map(file.description, packed, file.fd).value();
+    }
     hosts_.await(thread, queue_->update({.map = map_,
+                                         .inflight = inflight,
                                          .features = device_->features(),
                                          .channel = static_cast<BdevChannel*>(channel_.get()),
                                          .write_through = false,
@@ -362,16 +369,19 @@ BENCHMARK_CAPTURE(two_cores, malloc, false, false)->Arg(1)->Arg(32)->Arg(128)->U
 BENCHMARK_CAPTURE(two_cores, null_packed, true, true)->Arg(1)->Arg(32)->Arg(128)->UseRealTime();
 BENCHMARK_CAPTURE(two_cores, malloc_packed, false, true)->Arg(1)->Arg(32)->Arg(128)->UseRealTime();
 
-void serve(benchmark::State& state, bool null_bdev, bool packed) {
-  Ring ring(null_bdev, packed);
+void serve(benchmark::State& state, bool null_bdev, bool packed, bool tracked) {
+  Ring ring(null_bdev, packed, tracked);
   const auto depth = static_cast<uint16_t>(state.range(0));
   for (auto _ : state) ring.round(depth);
   state.SetItemsProcessed(state.iterations() * depth);
 }
-BENCHMARK_CAPTURE(serve, null, true, false)->Arg(1)->Arg(32)->Arg(128);
-BENCHMARK_CAPTURE(serve, malloc, false, false)->Arg(1)->Arg(32)->Arg(128);
-BENCHMARK_CAPTURE(serve, null_packed, true, true)->Arg(1)->Arg(32)->Arg(128);
-BENCHMARK_CAPTURE(serve, malloc_packed, false, true)->Arg(1)->Arg(32)->Arg(128);
+BENCHMARK_CAPTURE(serve, null, true, false, false)->Arg(1)->Arg(32)->Arg(128);
+BENCHMARK_CAPTURE(serve, malloc, false, false, false)->Arg(1)->Arg(32)->Arg(128);
+BENCHMARK_CAPTURE(serve, null_packed, true, true, false)->Arg(1)->Arg(32)->Arg(128);
+BENCHMARK_CAPTURE(serve, malloc_packed, false, true, false)->Arg(1)->Arg(32)->Arg(128);
+// With notes of what is in flight.
+BENCHMARK_CAPTURE(serve, null_tracked, true, false, true)->Arg(1)->Arg(32)->Arg(128);
+BENCHMARK_CAPTURE(serve, null_packed_tracked, true, true, true)->Arg(1)->Arg(32)->Arg(128);
 
 }  // namespace
 }  // namespace sluice::vhost

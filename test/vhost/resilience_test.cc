@@ -1,5 +1,6 @@
 // A front end that floods, blocks or exhausts what all share: the others of the same reactor go on.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/vhost/guarded_write.h"
 #include "lib/vhost/limits.h"
 #include "test/vhost/in_process_fixture.h"
 
@@ -152,6 +154,39 @@ TEST_F(VhostFlood, MemoryTablesDoNotStarveOtherControllers) {
       [&](FrontEnd& front_end, uint64_t sent) { return front_end.send(Request::kSetMemTable, tables[sent % 2], fds); });
 }
 
+// A guest that fills its ring again as soon as a request is done, with large requests.
+TEST_F(VhostFlood, RequestsDoNotStarveOtherControllers) {
+  auto other = running({}, 1);
+  auto flooding = running({.queue_size = 1024});
+  ASSERT_FALSE(HasFailure());
+  GuestMemory& memory = flooding->memory();
+  const uint64_t header = memory.allocate(kHigh, sizeof(vhost::BlkRequestHeader));
+  memory.write(header, bytes_of(vhost::BlkRequestHeader{.type = 0}));
+  constexpr uint32_t kBytes = 256 << 10;
+  const uint64_t data = memory.allocate(kHigh, kBytes);
+  const uint64_t status = memory.allocate(kHigh, 1);
+  const std::vector<Segment> request{
+      {header, sizeof(vhost::BlkRequestHeader)}, {data, kBytes, true}, {status, 1, true}};
+  RingDriver& ring = flooding->ring(0);
+  {
+    const Repeated flood([&] {
+      while (ring.free_descriptors() >= request.size()) ring.add_chain(request);
+      ring.publish();
+      ring.kick();
+      bool any = false;
+      while (ring.poll_used()) any = true;
+      return any;
+    });
+    ASSERT_TRUE(eventually([&] { return flood.count() > 10; })) << ring.violation();
+    const uint64_t before = flood.count();
+    const Deadline deadline(2 * kTimeoutMs);
+    for (uint32_t i = 0; i < 50 && !HasFailure(); i++) expect_io_works(*other, 0, i);
+    EXPECT_FALSE(deadline.passed());
+    EXPECT_TRUE(eventually([&] { return flood.count() > before; })) << ring.violation();
+  }
+  EXPECT_EQ(ring.violation(), "");
+}
+
 // ---- Descriptors that block
 
 // What the target has set non-blocking is the file's flag, which the front end shares.
@@ -176,6 +211,7 @@ void fill(int fd, bool pipe) {
 class VhostBlockingDescriptor : public VhostResilience, public testing::WithParamInterface<bool> {
  public:
   void SetUp() override {
+    vhost::forget_blocked_writes();
     VhostResilience::SetUp();
     if (IsSkipped()) return;
     session_ = running({.num_queues = 2});
@@ -225,6 +261,34 @@ TEST_P(VhostBlockingDescriptor, OfCallsCostsOnlyItsRing) {
   session_->ring(0).enable_calls();
   expect_io_works(*session_, 0);
   EXPECT_EQ(queue().fault, RingFault::kNone);
+}
+
+// The second time nobody waits for it: the write is made in a way that cannot block, and the ring goes on.
+TEST_P(VhostBlockingDescriptor, OfCallsBlocksOnceOnly) {
+  for (const RingFault expected : {RingFault::kCallBlocked, RingFault::kNone, RingFault::kNone}) {
+    if (expected == RingFault::kNone) {
+      ASSERT_TRUE(session_->front_end().set_vring_fd(Request::kSetVringKick, 0, session_->ring(0).kick_fd()));
+    }
+    give(Request::kSetVringCall);
+    ASSERT_FALSE(HasFailure());
+    BlkDriver& blk = session_->blk(0);
+    blk.poll_instead_of_calls(true);
+    session_->ring(0).enable_calls();
+    blk.submit(read_request(0, 512));
+    ASSERT_TRUE(blk.complete());
+    EXPECT_TRUE(eventually([&] { return queue().fault == expected; })) << to_string(queue().fault);
+  }
+  expect_others_unharmed();
+  // Emptied, the descriptor tells of completions again.
+  const int end = GetParam() ? reader_.get() : writer_.get();
+  ASSERT_EQ(::fcntl(end, F_SETFL, O_NONBLOCK), 0);
+  Bytes much(1 << 16);
+  while (::read(end, much.data(), much.size()) > 0) {
+  }
+  session_->ring(0).enable_calls();
+  session_->blk(0).submit(read_request(0, 512));
+  ASSERT_TRUE(session_->blk(0).complete());
+  EXPECT_NE(wait_for(end, POLLIN, Deadline(kTimeoutMs)), 0);
 }
 
 TEST_P(VhostBlockingDescriptor, OfErrorsBlocksNobody) {

@@ -13,7 +13,7 @@ run_scenario() (  # a subshell: parameters and `exit` stay inside
   disk=/dev/$device
   sys=/sys/block/$device
   case $name in
-    ext4 | verify | files | raw | loop | resize | ioerror | demo | root | poweroff) ;;
+    ext4 | verify | files | raw | loop | move | resize | ioerror | demo | root | poweroff) ;;
     *) fail "the guest knows no scenario '$name'" ;;
   esac
   [ "$name" = poweroff ] || [ -b "$disk" ] || fail "the guest has no $disk: the console log has the driver's messages"
@@ -186,8 +186,7 @@ size_of() { case $1 in 512) echo 512 ;; 4k) echo 4096 ;; 64k) echo 65536 ;; 1M) 
 # requests overlap. A pass has data of its own: an old pass's data is a mismatch.
 # packed=0|1: what kind of rings the device must have.
 scenario_loop() {
-  bit=$(cut -c35 "$sys/device/features")  # RING_PACKED, 34, of what was negotiated
-  [ "$bit" = "${packed:-$bit}" ] || fail "RING_PACKED is $bit, not $packed"
+  check_rings
   end=$(($(now_s) + ${limit_s:-10}))
   pass=0
   while [ "$(now_s)" -lt $end ]; do
@@ -200,12 +199,42 @@ scenario_loop() {
   done
   pass "passes=$pass"
 }
+check_rings() {
+  bit=$(cut -c35 "$sys/device/features")  # RING_PACKED, 34, of what was negotiated
+  [ "$bit" = "${packed:-$bit}" ] || fail "RING_PACKED is $bit, not $packed"
+}
 loop_worker() {  # number, request size, requests
   at=$((32 * (1 + $1)))M
   dd if=/dev/urandom of=/tmp/loop$1 bs=$2 count=$3 status=none &&
     to_disk /tmp/loop$1 bs=$2 count=$3 oflag=seek_bytes seek=$at &&
     from_disk bs=$2 count=$3 skip=$at | cmp - /tmp/loop$1
 }
+
+# For a guest that moves to another host meanwhile: as `loop`, until the host says a line. What a pass has read stays in
+# the page cache, where only the device has written it, and the next pass must find it there.
+scenario_move() {
+  check_rings
+  step "filling what will be read again and again"
+  must dd if=/dev/urandom of=/tmp/cached bs=64k count=64 status=none
+  must to_disk /tmp/cached bs=64k oflag=seek_bytes seek=96M
+  cmp_cached || fail "what was just written is not there"
+  rm -f /tmp/told
+  { read -r _ <&3; touch /tmp/told; } &
+  pass=0
+  while [ ! -e /tmp/told ]; do
+    loop_worker 0 64k 16 &
+    other=$!
+    loop_worker 1 4k 64 || fail "pass $((pass + 1)): mismatch or I/O error in 4 KiB requests"
+    wait $other || fail "pass $((pass + 1)): mismatch or I/O error in 64 KiB requests"
+    cmp_cached || fail "pass $((pass + 1)): what had been read before has changed in memory"
+    drop_caches
+    cmp_cached || fail "pass $((pass + 1)): what was written at the beginning has changed"
+    pass=$((pass + 1))
+    tell "PASS $pass"
+  done
+  pass "passes=$pass"
+}
+cmp_cached() { dd if="$disk" bs=64k count=64 skip=$((96 * 16)) status=none | cmp - /tmp/cached; }
 
 # Waits until the disk has `to_sectors`; then its new last MiB must hold data.
 scenario_resize() {
