@@ -190,17 +190,20 @@ void add_vhost_methods(MethodTable& table, RpcContext& context) {
                 "allowed_gids is given"),
        optional("allowed_gids", &CreateController::allowed_gids,
                 "groups whose processes may connect, as their own group or a supplementary one"),
-       optional("any_memory_file", &CreateController::any_memory_file,
-                "the guest's memory may be in any file, not only in a memfd or on tmpfs or hugetlbfs; whoever serves the "
-                "guest then waits for the file system under it"),
+       optional(
+           "any_memory_file", &CreateController::any_memory_file,
+           "the guest's memory may be in any file, not only in a memfd or on tmpfs or hugetlbfs; whoever serves the "
+           "guest then waits for the file system under it"),
        optional("transport", &CreateController::transport, "vhost_user_blk is the only one")},
       bind_context(context, create_controller)));
   table.add(make_method<GetControllers>(
       {"vhost_get_controllers",
        "Lists the controllers, or one of them with its queues.",
        {"array",
-        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, name, "
-        "started, max_queues, inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls, thread_id}]}], "
+        "{ctrlr, cpumask, delay_base_us, iops_threshold, socket, allowed_uids, allowed_gids, sessions: [{vid, id, "
+        "name, "
+        "started, max_queues, inflight_task_cnt, queues: [{index, running, fault, requests, kicks, calls, "
+        "thread_id}]}], "
         "backend_specific: {block: {readonly, packed_ring, any_memory_file, bdev, transport}}}"}},
       {optional("name", &GetControllers::name, "which; all when left out")}, bind_context(context, get_controllers)));
   table.add(make_method<DeleteController>(

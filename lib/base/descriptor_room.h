@@ -1,5 +1,6 @@
 // How many file descriptors the process may still open, and who may have them: those that guests cause to be open must
-// not use up what the process needs for its own work (files of stores, RPC clients), nor the few that a new guest needs.
+// not use up what the process needs for its own work (files of stores, RPC clients), nor the few that a new guest
+// needs.
 //
 // Nothing is counted: the kernel gives the lowest number that is free, so that as many as a new one's number are open.
 // Thread: any.

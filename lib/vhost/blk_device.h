@@ -17,7 +17,7 @@ class BlkDevice {
   // What is up to whoever offers it.
   struct Options {
     bool readonly = false;
-    bool packed_ring = false;  // offered: which kind of rings there are, is the driver's choice
+    bool packed_ring = false;      // offered: which kind of rings there are, is the driver's choice
     bool any_memory_file = false;  // what a guest's memory may be in: see MemoryMap::with()
   };
   // `name` is what GET_ID answers (its first 20 bytes).

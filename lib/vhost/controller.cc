@@ -207,7 +207,8 @@ bool Controller::admits(const UniqueFd& socket) {
     const auto in = [](uint32_t id, const std::vector<uint32_t>& allowed) {
       return std::ranges::find(allowed, id) != allowed.end();
     };
-    if (in(peer->uid, allowed_.uids) || std::ranges::any_of(peer->gids, [&](gid_t gid) { return in(gid, allowed_.gids); }))
+    if (in(peer->uid, allowed_.uids) ||
+        std::ranges::any_of(peer->gids, [&](gid_t gid) { return in(gid, allowed_.gids); }))
       return true;
   }
   if (uint64_t held_back = 0; log_limiter_.allow(thread_.now_ns(), held_back)) {

@@ -25,8 +25,8 @@ inline constexpr uint32_t kMaxSegments = 2 * kMaxChainLength;
 // Guest memory that one front end may have mapped, and all together: address space is the process's, and finite.
 inline constexpr uint64_t kMaxGuestBytes = uint64_t{16} << 40;
 inline constexpr uint64_t kMaxMappedBytes = uint64_t{64} << 40;
-// What all share must not be used up by those who take much of it. Beyond these a front end gets more only while there is
-// plenty: less than half of the descriptors and mappings in use, and of the address space three quarters.
+// What all share must not be used up by those who take much of it. Beyond these a front end gets more only while there
+// is plenty: less than half of the descriptors and mappings in use, and of the address space three quarters.
 inline constexpr uint32_t kFewQueues = 8;
 inline constexpr uint32_t kFewRegions = kMaxRegions;
 inline constexpr uint64_t kSmallGuestBytes = uint64_t{64} << 30;
@@ -48,8 +48,8 @@ inline constexpr uint32_t kCoalescingDepth = 4;
 // How often a queue's rate is looked at, for that.
 inline constexpr uint64_t kCoalescingEpochNs = 10'000'000;
 inline constexpr uint64_t kMaxCoalescingNs = 10'000'000;
-// A ring that was given no kick descriptor is looked at so soon when it is not polled, and half as often after each look
-// in vain.
+// A ring that was given no kick descriptor is looked at so soon when it is not polled, and half as often after each
+// look in vain.
 inline constexpr uint64_t kKicklessPeriodNs = 200'000;
 inline constexpr uint64_t kMaxKicklessPeriodNs = 64 * kKicklessPeriodNs;
 

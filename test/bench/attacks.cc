@@ -170,9 +170,10 @@ void Attacker::misplaced_rings() {
   session_->send_memory();
   const uint64_t user = memory().regions()[0].user_address;
   front_end().send(Request::kSetVringNum, bytes_of(VringState{0, static_cast<uint32_t>(below(2048))}));
-  front_end().send(Request::kSetVringAddr,
-                   bytes_of(VringAddr{.index = 0, .desc = user + below(16), .used = user + below(1U << 20),
-                                      .avail = user - below(64)}));
+  front_end().send(
+      Request::kSetVringAddr,
+      bytes_of(
+          VringAddr{.index = 0, .desc = user + below(16), .used = user + below(1U << 20), .avail = user - below(64)}));
   const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   front_end().set_vring_fd(Request::kSetVringKick, 0, kick.get());
 }
@@ -249,8 +250,8 @@ void Attacker::random_messages() {
       std::memcpy(payload.data() + at, &word, sizeof(word));
     }
     const uint32_t flags = vhost::kVersion | (below(2) == 0 ? vhost::kNeedReplyFlag : 0);
-    if (!front_end().send(static_cast<Request>(below(vhost::kMaxRequest + 2)), payload,
-                          repeat(memory().fd(), below(3)), flags)) {
+    if (!front_end().send(static_cast<Request>(below(vhost::kMaxRequest + 2)), payload, repeat(memory().fd(), below(3)),
+                          flags)) {
       return end();
     }
   }
@@ -280,9 +281,7 @@ void Attacker::keeps_its_connection() {
 
 // ---- On rings
 
-void Attacker::loop() {
-  offer({{buffer_, 16, kDescNext, 1}, {buffer_, 16, kDescNext, 0}});
-}
+void Attacker::loop() { offer({{buffer_, 16, kDescNext, 1}, {buffer_, 16, kDescNext, 0}}); }
 
 void Attacker::index_jump() {
   if (packed()) return bad_id();

@@ -96,8 +96,8 @@ class World {
 
     target_ = std::make_unique<Target>(threads_, bdevs_, Target::Options{.socket_directory = directory_.string()});
     bdev_ = bdevs_.add(create_malloc_bdev({.name = "disk", .num_blocks = kDiskBytes / 512}).value()).value();
-    CHECK(hosts.await(hosts.home(), target_->create_controller(
-                                        {.name = "c", .bdev_name = "disk", .packed_ring = true})));
+    CHECK(
+        hosts.await(hosts.home(), target_->create_controller({.name = "c", .bdev_name = "disk", .packed_ring = true})));
     hosts.run_until_idle();
   }
 

@@ -11,12 +11,12 @@ namespace sluice::vhost {
 
 // Not messages: `how` is their argument.
 enum class ControlStep : uint8_t {
-  kKick = 0xf0,        // the eventfd is written to
-  kTruncate = 0xf1,    // the guest's memory is cut off at `how` pages
-  kPass = 0xf2,        // time passes: 2^(how % 36) ns
-  kRawBytes = 0xf3,    // the payload is sent as it is
-  kFillEvent = 0xf4,   // the eventfd is made blocking and full
-  kResize = 0xf5,      // the bdev has `how` % 2 + 1 times its size: the front end is told
+  kKick = 0xf0,         // the eventfd is written to
+  kTruncate = 0xf1,     // the guest's memory is cut off at `how` pages
+  kPass = 0xf2,         // time passes: 2^(how % 36) ns
+  kRawBytes = 0xf3,     // the payload is sent as it is
+  kFillEvent = 0xf4,    // the eventfd is made blocking and full
+  kResize = 0xf5,       // the bdev has `how` % 2 + 1 times its size: the front end is told
   kReadNothing = 0xf6,  // from now on replies are left unread
 };
 
@@ -24,9 +24,9 @@ enum ControlHow : uint8_t {
   kHowNeedReply = 1,
   kHowOtherVersion = 2,
   kHowReply = 4,
-  kHowLonger = 8,      // the header says one byte more than there is
-  kHowShorter = 16,    // and one byte less
-  kHowHalf = 32,       // only half of it is sent
+  kHowLonger = 8,       // the header says one byte more than there is
+  kHowShorter = 16,     // and one byte less
+  kHowHalf = 32,        // only half of it is sent
   kHowBeforeTurn = 64,  // the next step comes before the target's turn
 };
 

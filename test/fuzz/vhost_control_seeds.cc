@@ -14,8 +14,8 @@ namespace {
 
 constexpr uint64_t kProtocol = kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolBackendReq |
                                kProtocolConfigureMemSlots | kProtocolResetDevice;
-constexpr uint64_t kFeatures = kFeatureVersion1 | kFeatureIndirectDesc | kFeatureProtocolFeatures | kBlkFeatureFlush |
-                               kBlkFeatureConfigWce;
+constexpr uint64_t kFeatures =
+    kFeatureVersion1 | kFeatureIndirectDesc | kFeatureProtocolFeatures | kBlkFeatureFlush | kBlkFeatureConfigWce;
 constexpr MemoryRegion kWhole{.size = kControlMemoryBytes, .user_address = kControlUser};
 
 struct Fds {
@@ -37,7 +37,8 @@ class Input {
     return *this;
   }
   Input& half(Request request) {
-    for (const unsigned byte : {static_cast<unsigned>(request), unsigned{kHowHalf}, 0U, 8U, 0U, 0U, 0U, 0U, 0U, 0U, 0U, 0U})
+    for (const unsigned byte :
+         {static_cast<unsigned>(request), unsigned{kHowHalf}, 0U, 8U, 0U, 0U, 0U, 0U, 0U, 0U, 0U, 0U})
       bytes_.push_back(static_cast<uint8_t>(byte));
     return *this;
   }
@@ -58,7 +59,9 @@ class Input {
         .send(Request::kGetConfig, {}, ConfigHeader{.offset = 0, .size = 60}, BlkConfig{})
         .send(Request::kSetFeatures, {}, features);
   }
-  Input& table() { return send(Request::kSetMemTable, {1, ControlFd::kMemory}, MemTableHeader{.num_regions = 1}, kWhole); }
+  Input& table() {
+    return send(Request::kSetMemTable, {1, ControlFd::kMemory}, MemTableHeader{.num_regions = 1}, kWhole);
+  }
   Input& slot(ControlFd fd, uint64_t at, uint64_t size) {
     return send(Request::kAddMemReg, {1, fd},
                 SingleMemoryRegion{.region = {.guest_address = at, .size = size, .user_address = kControlUser + at}});
@@ -107,7 +110,8 @@ void write_all(const std::string& directory) {
         .ring(0, packed)
         .ring(1, packed)
         .send(Request::kRemMemReg, {1, ControlFd::kSealedMemory},
-              SingleMemoryRegion{.region = {.guest_address = 1 << 20, .size = 4096, .user_address = kControlUser + (1 << 20)}})
+              SingleMemoryRegion{
+                  .region = {.guest_address = 1 << 20, .size = 4096, .user_address = kControlUser + (1 << 20)}})
         .send(Request::kResetDevice, {})
         .write(directory + kind + "slots");
     Input()
@@ -154,7 +158,9 @@ void write_all(const std::string& directory) {
       .ring(0, false)
       .write(path("log"));
   Input().send(Request::kSetVringCall, {1, ControlFd::kOwnSocket}, uint64_t{0}).write(path("own_socket"));
-  Input().send(Request::kSetMemTable, {kTooManyFds, ControlFd::kMemory}, MemTableHeader{.num_regions = 7}).write(path("many"));
+  Input()
+      .send(Request::kSetMemTable, {kTooManyFds, ControlFd::kMemory}, MemTableHeader{.num_regions = 7})
+      .write(path("many"));
 }
 
 }  // namespace

@@ -320,10 +320,11 @@ class Run {
     if (!indirect && buffers.size() > size_) return;
     if (indirect) {
       write_chain(kTables + slot * kTableBytes, 0, buffers, kTableBytes / sizeof(SplitDesc));
-      buffers = {{kGuest + kTables + slot * kTableBytes, static_cast<uint32_t>(buffers.size() * sizeof(SplitDesc)),
-                  false}};
+      buffers = {
+          {kGuest + kTables + slot * kTableBytes, static_cast<uint32_t>(buffers.size() * sizeof(SplitDesc)), false}};
     }
-    const uint16_t first = packed_ ? static_cast<uint16_t>(position_ % size_) : static_cast<uint16_t>(slot * 4U % size_);
+    const uint16_t first =
+        packed_ ? static_cast<uint16_t>(position_ % size_) : static_cast<uint16_t>(slot * 4U % size_);
     write_chain(kDescs, first, buffers, size_, indirect ? kDescIndirect : 0);
     if (packed_) {
       offer(static_cast<unsigned>(buffers.size()));

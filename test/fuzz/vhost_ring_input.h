@@ -32,8 +32,8 @@ inline constexpr uint8_t kRingSteps = 10;
 // Of kRequest.
 enum RingLayout : uint8_t {
   kLayoutIndirect = 1,
-  kLayoutHeaderSplit = 2,      // two descriptors
-  kLayoutStatusWithData = 4,   // one descriptor
+  kLayoutHeaderSplit = 2,     // two descriptors
+  kLayoutStatusWithData = 4,  // one descriptor
   kLayoutAcrossRegions = 8,
   kLayoutTurnAtOnce = 16,
 };

@@ -1,5 +1,5 @@
-// vhost_ring_seeds DIRECTORY: writes there what vhost_ring_fuzz begins with: drivers that behave, of each kind, and some
-// that do not.
+// vhost_ring_seeds DIRECTORY: writes there what vhost_ring_fuzz begins with: drivers that behave, of each kind, and
+// some that do not.
 #include <fstream>
 #include <initializer_list>
 #include <string>
