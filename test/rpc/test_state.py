@@ -127,6 +127,10 @@ class Restart(StateCase):
         call('bdev_lvol_rename', old_name='lvs/c', new_name='renamed')
         do('vhost_create_blk_controller', ctrlr='vm2', dev_name='a', readonly=True)
         call('vhost_create_blk_controller', ctrlr='vm3', dev_name='lvs/of_image')
+        for name in 'first', 'second':
+            call('bdev_null_create', name=name, num_blocks=256, block_size=512)
+        call('vhost_create_blk_controller', ctrlr='vm4', dev_name='first')
+        do('vhost_controller_set_bdev', ctrlr='vm4', bdev_name='second')
         for thread in call('thread_get_stats')['threads']:
             if thread['name'] == 'vhost.vm2':
                 do('thread_set_cpumask', id=thread['id'], cpumask=core)
