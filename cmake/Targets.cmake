@@ -44,7 +44,7 @@ endfunction()
 
 # sluice_fuzz(name SEEDS program SOURCES ... LINKS ...): one libFuzzer program, built by the preset "fuzz" only. SEEDS is
 # a program that writes the first inputs into the directory that it is given. The CTest entry, label "fuzz", runs it for
-# a moment; by hand: NAME -max_len=N FOUND_DIRECTORY NAME.seeds
+# 20 s; longer: scripts/fuzz.sh. The target "fuzzers" builds all of them, and nothing else.
 function(sluice_fuzz name)
   cmake_parse_arguments(ARG "" "SEEDS;MAX_LEN" "SOURCES;LINKS" ${ARGN})
   if(NOT SLUICE_SANITIZE MATCHES "fuzzer-no-link")
@@ -61,6 +61,10 @@ function(sluice_fuzz name)
   add_custom_command(TARGET ${name} POST_BUILD
     COMMAND ${CMAKE_COMMAND} -E make_directory ${seeds} ${found}
     COMMAND ${ARG_SEEDS} ${seeds})
-  add_test(NAME ${name} COMMAND ${name} -seed=1 -runs=100000 -max_total_time=60 -max_len=${ARG_MAX_LEN} ${found} ${seeds})
+  if(NOT TARGET fuzzers)
+    add_custom_target(fuzzers)
+  endif()
+  add_dependencies(fuzzers ${name})
+  add_test(NAME ${name} COMMAND ${name} -seed=1 -runs=100000 -max_total_time=20 -timeout=20 -max_len=${ARG_MAX_LEN} ${found} ${seeds})
   set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 120)
 endfunction()

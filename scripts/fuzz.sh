@@ -12,12 +12,10 @@ if ! grep -qx -- "$target" <<<"$targets" || ! [[ $seconds =~ ^[1-9][0-9]*$ ]]; t
   exit 2
 fi
 
-readonly dir=$PWD/build/fuzz
-if [[ ! -e $dir/build.ninja ]]; then cmake --preset fuzz >"$dir.log" 2>&1 || { cat "$dir.log" >&2; exit 1; }; fi
-cmake --build "$dir" --target "$target"
-cd "$dir/test/fuzz"
+max_len=$(sed -n "/^sluice_fuzz($target$/,/)/s/.*MAX_LEN //p" test/fuzz/CMakeLists.txt)
+scripts/build fuzz "$target"
+cd build/fuzz/test/fuzz
 symbolizer=$(command -v llvm-symbolizer-19 || command -v llvm-symbolizer || true)
 export ASAN_OPTIONS="external_symbolizer_path=$symbolizer" UBSAN_OPTIONS="print_stacktrace=1"
-max_len=$(sed -n "/^sluice_fuzz($target$/,/)/s/.*MAX_LEN //p" "$OLDPWD/test/fuzz/CMakeLists.txt")
 echo "fuzz: $target for $seconds s; inputs that are new go to $PWD/$target.found, what fails to $PWD"
 exec "./$target" -max_total_time="$seconds" -timeout=20 -max_len="$max_len" "$target.found" "$target.seeds"

@@ -13,9 +13,10 @@ Installs what is missing (scripts/setup), builds and tests:
             bench (do the measurements work? briefly, and whatever the figures)
   asan      label unit with AddressSanitizer and UndefinedBehaviorSanitizer
   tsan      label unit with ThreadSanitizer
+  fuzz      label fuzz: each libFuzzer program for 20 s (longer: scripts/fuzz.sh)
 
   --quick       unit tests of the release only
-  --only LABEL  unit (in all three builds), static, rpc, lvol, guest or bench
+  --only LABEL  unit (in three builds), static, rpc, lvol, guest, bench or fuzz
 One test of them by hand: ctest --test-dir build/release -R NAME --output-on-failure
 USAGE
 }
@@ -26,7 +27,7 @@ refuse() {
   exit 2
 }
 
-presets=(release asan tsan)
+presets=(release asan tsan fuzz)
 labels='unit|static|rpc|lvol|guest|bench'
 case ${1:-} in
   '') ;;
@@ -37,7 +38,8 @@ case ${1:-} in
   --only)
     labels=${2:-}
     case $labels in
-      unit) ;;
+      unit) presets=(release asan tsan) ;;
+      fuzz) presets=(fuzz) ;;
       static | rpc | lvol | guest | bench) presets=(release) ;;
       '') refuse "--only needs a label" ;;
       *) refuse "unknown label: $labels" ;;
@@ -90,8 +92,11 @@ for preset in "${presets[@]}"; do
   mkdir -p "$(dirname "$result")"
   rm -f "$result"
   results+=("$result")
-  if [[ $preset == release ]]; then wanted=$labels; else wanted=unit; fi
-  if phase "build $preset" scripts/build "$preset"; then
+  wanted=unit
+  targets=()
+  if [[ $preset == release ]]; then wanted=$labels; fi
+  if [[ $preset == fuzz ]]; then wanted=fuzz targets=(fuzzers); fi
+  if phase "build $preset" scripts/build "$preset" "${targets[@]}"; then
     phase "test $preset" run_tests "$preset" "$wanted" "$result" || true
   elif [[ $preset == release ]]; then
     break

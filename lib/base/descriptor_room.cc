@@ -13,7 +13,7 @@ DescriptorRoom descriptor_room(int fd) {
   CHECK(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
   const auto number = static_cast<rlim_t>(fd);
   if (number >= limit.rlim_cur - limit.rlim_cur / 20) return DescriptorRoom::kReserve;
-  return number >= limit.rlim_cur / 2 ? DescriptorRoom::kScarce : DescriptorRoom::kPlenty;
+  return number >= limit.rlim_cur / 4 * 3 ? DescriptorRoom::kScarce : DescriptorRoom::kPlenty;
 }
 
 Result<DescriptorRoom> next_descriptor_room(int any_open_fd) {

@@ -14,7 +14,7 @@
 namespace sluice {
 
 enum class DescriptorRoom : uint8_t {
-  kPlenty,   // less than half of the limit is used
+  kPlenty,   // less than three quarters of the limit are used
   kScarce,   // only for those who have few
   kReserve,  // the last twentieth: only for the process itself
 };

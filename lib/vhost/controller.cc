@@ -1,5 +1,6 @@
 #include "lib/vhost/controller.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -311,8 +312,11 @@ Task<> Controller::serve_front_ends() {
 // A front end for which there is no descriptor but of the reserve waits in the backlog.
 Result<UniqueFd> Controller::accept() {
   const auto room = next_descriptor_room(listener_fd_.get());
-  if (!room) return std::unexpected(room.error());
-  if (*room == DescriptorRoom::kReserve) return fail(EMFILE, "what is left of the descriptors is not for guests");
+  if (!room || *room == DescriptorRoom::kReserve) {
+    pollfd waiting{.fd = listener_fd_.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&waiting, 1, 0) == 0) return fail(EAGAIN, "nobody waits");
+    return fail(EMFILE, "what is left of the descriptors is not for guests");
+  }
   UniqueFd socket(::accept4(listener_fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!socket) return fail_errno("accept");
   return socket;

@@ -32,7 +32,7 @@ inline constexpr uint64_t kMaxDirtyLogBytes = kMaxMappedBytes / kLogPageSize / 8
 // How long the end of a device state may be waited for: when it is asked for, it should have come.
 inline constexpr uint64_t kStateTimeoutNs = 1'000'000'000;
 // What all share must not be used up by those who take much of it. Beyond these a front end gets more only while there
-// is plenty: less than half of the descriptors and mappings in use, and of the address space three quarters.
+// is plenty: of the descriptors and the address space less than three quarters in use, of the mappings half.
 inline constexpr uint32_t kFewQueues = 8;
 inline constexpr uint32_t kFewRegions = kMaxRegions;
 inline constexpr uint64_t kSmallGuestBytes = uint64_t{64} << 30;

@@ -17,7 +17,7 @@ namespace sluice::vhost {
 // For SET_VRING_KICK: an eventfd. It is watched by its edges and never read, which a pipe, say, would not bear for
 // long.
 Result<> accept_kick(const UniqueFd& fd);
-// For SET_VRING_CALL and SET_VRING_ERR: an eventfd, a pipe (UML's are), or an end of a pair of sockets. Made
+// For SET_VRING_CALL and SET_VRING_ERR: an eventfd, a pipe, or an end of a pair of sockets (UML's are). Made
 // non-blocking; a front end can undo that, which guarded_write() survives.
 Result<> accept_call(const UniqueFd& fd);
 // For SET_BACKEND_REQ_FD: an end of a pair of sockets. Nothing can be received from it any more.

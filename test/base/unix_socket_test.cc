@@ -192,5 +192,20 @@ TEST_F(UnixSocket, IsNeverSeenWithAWiderMode) {
   EXPECT_EQ(seen & ~mode_t{0600}, 0U) << std::oct << seen;
 }
 
+TEST_F(UnixSocket, TellsWhoHasConnected) {
+  const auto listener = listen_unix(path_, 0600);
+  ASSERT_TRUE(listener);
+  const UniqueFd client = connect_to(path_);
+  const UniqueFd accepted(::accept(listener->get(), nullptr, nullptr));
+  const auto peer = peer_credentials(accepted.get());
+  ASSERT_TRUE(peer);
+  EXPECT_EQ(peer->pid, ::getpid());
+  EXPECT_EQ(peer->uid, ::getuid());
+  std::vector<gid_t> groups(static_cast<size_t>(::getgroups(0, nullptr)));
+  ASSERT_EQ(::getgroups(static_cast<int>(groups.size()), groups.data()), static_cast<int>(groups.size()));
+  groups.insert(groups.begin(), ::getgid());
+  EXPECT_EQ(peer->gids, groups);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -1,12 +1,15 @@
 """Hostile front ends beside honest ones: these see no error, and when the hostile have gone nothing is left of them."""
 
+import errno
 import json
+import os
 import pathlib
 import subprocess
+import tempfile
 import time
 import unittest
 
-from daemon import BDEVPERF, BUILD, Daemon
+from daemon import BDEVPERF, BUILD, Daemon, RpcError
 
 CROWD = BUILD / 'test/bench/sluice-crowd'
 HONEST = 8
@@ -32,7 +35,7 @@ class Hostile(unittest.TestCase):
                                  '--count', str(HOSTILE), '--behave', 'hostile', '--seed', str(seed)],
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def verify(self):
+    def verify(self, seconds=1):
         """Writes and verifies on the honest ones' disks; what bdevperf reports."""
         calls = [{'method': 'bdev_virtio_attach_controller',
                   'params': {'name': f'front{i}', 'trtype': 'user', 'dev_type': 'blk', 'vq_count': 1,
@@ -41,8 +44,8 @@ class Hostile(unittest.TestCase):
         config = self.daemon.directory / 'load.json'
         config.write_text(json.dumps({'subsystems': [{'subsystem': 'bdev', 'config': calls}]}))
         done = subprocess.run([BDEVPERF, '-m', hex(1 << self.daemon.cores[0]), '-c', config, '-q', '4', '-o', '4096',
-                               '-w', 'verify', '-t', str(SECONDS), '--mode', 'interrupt', '--json'],
-                              capture_output=True, text=True, timeout=SECONDS + 60, check=False)
+                               '-w', 'verify', '-t', str(seconds), '--mode', 'interrupt', '--json'],
+                              capture_output=True, text=True, timeout=seconds + 60, check=False)
         self.assertEqual(done.returncode, 0, done.stderr + self.daemon.read_log())
         return json.loads(done.stdout)['total']
 
@@ -62,7 +65,7 @@ class Hostile(unittest.TestCase):
         before = self.use()
         with self.attack(seed=time.time_ns() % 1_000_000) as crowd:
             self.assertEqual(json.loads(crowd.stdout.readline()), {'attacking': HOSTILE})
-            total = self.verify()
+            total = self.verify(SECONDS)
             self.assertIsNone(crowd.poll())
             crowd.stdin.close()
             made = json.loads(crowd.stdout.read())
@@ -84,6 +87,42 @@ class Hostile(unittest.TestCase):
     def is_as(self, before):
         kib, descriptors, mappings = self.use()
         return kib <= before[0] + SLACK_KIB and descriptors <= before[1] and mappings <= before[2]
+
+
+class Access(unittest.TestCase):
+    """Who may connect, and who could take a socket's place."""
+
+    def test_only_allowed_processes_connect(self):
+        daemon = self.enterContext(Daemon())
+        call = daemon.client().call
+        call('bdev_null_create', name='base', num_blocks=2048, block_size=512)
+        attach = {'name': 'front', 'trtype': 'user', 'dev_type': 'blk'}
+        for allowed, lets_us_in in (({'allowed_uids': [os.getuid() + 1]}, False), ({'allowed_uids': [os.getuid()]}, True),
+                                    ({'allowed_gids': [os.getgid()], 'allowed_uids': [os.getuid() + 1]}, True)):
+            with self.subTest(**allowed):
+                call('vhost_create_blk_controller', ctrlr='c', dev_name='base', **allowed)
+                controller, = call('vhost_get_controllers', name='c')
+                self.assertEqual({name: controller[name] for name in allowed}, allowed)
+                if lets_us_in:
+                    call('bdev_virtio_attach_controller', **attach, traddr=controller['socket'])
+                    call('bdev_virtio_detach_controller', name='front')
+                else:
+                    with self.assertRaises(RpcError) as refused:
+                        call('bdev_virtio_attach_controller', **attach, traddr=controller['socket'])
+                    self.assertEqual(refused.exception.code, -errno.ECONNRESET, refused.exception.message)
+                    self.assertIn(f'of user {os.getuid()}', daemon.read_log())
+                call('vhost_delete_controller', ctrlr='c')
+        call('bdev_null_delete', name='base')
+
+    def test_says_when_others_may_write_to_the_directory_of_sockets(self):
+        directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory(prefix='sluice-')))
+        for mode, warned in ((0o755, False), (0o777, True), (0o1777, False), (0o770, True)):
+            directory.chmod(mode)
+            (directory / 'log').unlink(missing_ok=True)
+            with Daemon(directory=directory) as daemon:
+                daemon.client().close()
+                self.assertEqual(daemon.stop(), 0)
+                self.assertEqual('directory of vhost sockets' in daemon.read_log(), warned, oct(mode))
 
 
 if __name__ == '__main__':

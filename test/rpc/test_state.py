@@ -127,6 +127,11 @@ class Restart(StateCase):
         call('bdev_lvol_rename', old_name='lvs/c', new_name='renamed')
         do('vhost_create_blk_controller', ctrlr='vm2', dev_name='a', readonly=True)
         call('vhost_create_blk_controller', ctrlr='vm3', dev_name='lvs/of_image')
+        for name in 'first', 'second':
+            call('bdev_null_create', name=name, num_blocks=256, block_size=512)
+        do('vhost_create_blk_controller', ctrlr='vm4', dev_name='first', allowed_uids=[1000, 0], allowed_gids=[1000],
+           any_memory_file=True)
+        do('vhost_controller_set_bdev', ctrlr='vm4', bdev_name='second')
         for thread in call('thread_get_stats')['threads']:
             if thread['name'] == 'vhost.vm2':
                 do('thread_set_cpumask', id=thread['id'], cpumask=core)

@@ -270,7 +270,7 @@ TEST_F(HostileFrontEnd, WithManyQueuesGetsNoMoreWhenDescriptorsAreScarce) {
   for (uint32_t i = 0; i < vhost::kFewQueues - 1; i++)
     EXPECT_TRUE(accepted(Request::kSetVringEnable, bytes_of(VringState{i, 0})));
   {
-    const DescriptorLimit limit(3, 2);
+    const DescriptorLimit limit(5, 4);
     EXPECT_TRUE(accepted(Request::kSetVringEnable, bytes_of(VringState{vhost::kFewQueues - 1, 0}))) << "a few are free";
     EXPECT_FALSE(accepted(Request::kSetVringEnable, bytes_of(VringState{vhost::kFewQueues, 0})));
     EXPECT_TRUE(accepted(Request::kSetVringEnable, bytes_of(VringState{0, 0}))) << "what there is stays";
