@@ -220,9 +220,10 @@ Task<Result<>> Session::take_over(SessionState state) {
   log_ = std::move(state.log);
   held_ = true;
   for (RingState& ring : state.rings) {
-    BlkQueue* const taken = co_await queue(ring.index);
-    if (taken == nullptr) co_return fail(ENOTSUP, "a front end has more queues than there are here");
-    co_await run_on(taken->owner(), [taken, &ring] { taken->take_over(std::move(ring)); });
+    if (ring.index >= kMaxQueues) co_return fail(ENOTSUP, "a front end has more queues than there are here");
+    if (queues_[ring.index] == nullptr) co_await make_queue(ring.index);
+    BlkQueue& taken = *queues_[ring.index];
+    co_await run_on(taken.owner(), [&taken, &ring] { taken.take_over(std::move(ring)); });
   }
   co_return Result<>{};
 }
@@ -295,22 +296,26 @@ Task<SessionInfo> Session::info() {
 
 Task<BlkQueue*> Session::queue(uint32_t index) {
   if (index >= kMaxQueues) co_return nullptr;
-  std::unique_ptr<BlkQueue>& queue = queues_[index];
-  if (queue == nullptr) {
+  if (queues_[index] == nullptr) {
     // Each may have three descriptors. Who has a few queues already gets no more when many are in use by others.
     const auto made = std::ranges::count_if(queues_, [](const auto& other) { return other != nullptr; });
     if (made >= kFewQueues && next_descriptor_room(connection_.fd()) != DescriptorRoom::kPlenty) co_return nullptr;
-    LwThread& owner = *places_[index % places_.size()].thread;
-    const Coalescing coalescing = coalescing_;
-    queue = co_await run_on(owner, [this, index, &owner, &coalescing] {
-      return std::make_unique<BlkQueue>(index, owner, device_, coalescing, log_limiter_);
-    });
-    if (coalescing_ != coalescing) {  // changed meanwhile, for those queues that there were
-      co_await run_on(owner, [&queue, present = coalescing_] { queue->set_coalescing(present); });
-    }
-    if (held_) co_await run_on(owner, [&queue] { queue->hold(); });
+    co_await make_queue(index);
   }
-  co_return queue.get();
+  co_return queues_[index].get();
+}
+
+Task<> Session::make_queue(uint32_t index) {
+  std::unique_ptr<BlkQueue>& queue = queues_[index];
+  LwThread& owner = *places_[index % places_.size()].thread;
+  const Coalescing coalescing = coalescing_;
+  queue = co_await run_on(owner, [this, index, &owner, &coalescing] {
+    return std::make_unique<BlkQueue>(index, owner, device_, coalescing, log_limiter_);
+  });
+  if (coalescing_ != coalescing) {  // changed meanwhile, for those queues that there were
+    co_await run_on(owner, [&queue, present = coalescing_] { queue->set_coalescing(present); });
+  }
+  if (held_) co_await run_on(owner, [&queue] { queue->hold(); });
 }
 
 BlkQueue::Setup Session::setup(const BlkQueue& queue) const {

@@ -156,6 +156,7 @@ class Session {
   // The queue of this index, made on first use; nullptr if the index is out of range, or the process is so short of
   // descriptors that this front end may not have as many queues.
   Task<BlkQueue*> queue(uint32_t index);
+  Task<> make_queue(uint32_t index);
   // What a queue runs with, from the session's present state.
   BlkQueue::Setup setup(const BlkQueue& queue) const;
   Task<> update(BlkQueue& queue);
