@@ -11,6 +11,7 @@
 #include "lib/vhost/target.h"
 #include "rpc/describe.h"
 #include "rpc/methods.h"
+#include "rpc/state_keeper.h"
 #include "rpc/version.h"
 
 namespace sluice::rpc {
@@ -111,9 +112,10 @@ Task<RpcResult> get_config(RpcContext& context, GetConfig params) {
 
 // What another process cannot go on with.
 Task<std::expected<void, RpcError>> check_can_be_handed_over(RpcContext& context) {
-  if (context.state != nullptr) {
-    co_return fail_rpc(EOPNOTSUPP,
-                       "a daemon with --state-dir is not handed over: end it, and start the new one on the directory");
+  if (const std::string half_made = context.state == nullptr ? "" : context.state->half_made(); !half_made.empty()) {
+    co_return fail_rpc(EBUSY, fmt::format("{} could be made again only in part: delete it, or help it (state_get_info "
+                                          "says why) and call state_retry",
+                                          half_made));
   }
   for (Bdev* bdev : context.bdevs.list()) {
     if (bdev->product_name() == std::string_view(kMallocProductName)) {

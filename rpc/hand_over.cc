@@ -36,6 +36,8 @@ class Writer {
     json["vhost_directory"] = from.vhost_directory;
     json["rpc_path"] = from.rpc_path;
     json["rpc_listener"] = number(from.rpc_listener);
+    json["state_path"] = from.state_path;
+    json["state_directory"] = number(from.state_directory);
     json["controllers"] = Json::Value(Json::arrayValue);
     for (const vhost::ControllerState& controller : from.controllers) {
       Json::Value entry(Json::objectValue);
@@ -131,6 +133,8 @@ class Reader {
                 .vhost_directory = text(json, "vhost_directory"),
                 .rpc_path = text(json, "rpc_path"),
                 .rpc_listener = fd(json, "rpc_listener"),
+                .state_path = text(json, "state_path"),
+                .state_directory = fd(json, "state_directory"),
                 .controllers = {}};
     for (const Json::Value& entry : array(json, "controllers")) {
       vhost::ControllerState& controller = to.controllers.emplace_back();

@@ -22,6 +22,8 @@ struct HandOver {
   std::string vhost_directory;
   std::string rpc_path;
   UniqueFd rpc_listener;
+  std::string state_path;    // of the state directory; empty: none is kept
+  UniqueFd state_directory;  // locked
   std::vector<vhost::ControllerState> controllers;
 };
 

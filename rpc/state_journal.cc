@@ -90,7 +90,12 @@ std::expected<std::unique_ptr<StateJournal>, std::string> StateJournal::open(con
                                   ? "another daemon uses it: end that one, or give this one a directory of its own"
                                   : fmt::format("cannot lock it: {}", ::strerrordesc_np(errno))));
   }
-  std::unique_ptr<StateJournal> journal(new StateJournal(directory + "/" + kFileName, std::move(opened), system));
+  return adopt(directory, std::move(opened), system);
+}
+
+std::expected<std::unique_ptr<StateJournal>, std::string> StateJournal::adopt(const std::string& directory,
+                                                                              UniqueFd locked, StateSystem& system) {
+  std::unique_ptr<StateJournal> journal(new StateJournal(directory + "/" + kFileName, std::move(locked), system));
   if (auto loaded = journal->load(); !loaded) return refuse(std::move(loaded.error()));
   return journal;
 }

@@ -52,6 +52,9 @@ class StateJournal {
   // to do; nothing has been changed then.
   static std::expected<std::unique_ptr<StateJournal>, std::string> open(const std::string& directory,
                                                                         StateSystem& system = StateSystem::real());
+  // The same with a directory that another process, which writes no more, has taken: its lock is this one's as well.
+  static std::expected<std::unique_ptr<StateJournal>, std::string> adopt(const std::string& directory, UniqueFd locked,
+                                                                         StateSystem& system = StateSystem::real());
   StateJournal(const StateJournal&) = delete;
   StateJournal& operator=(const StateJournal&) = delete;
 
@@ -75,6 +78,9 @@ class StateJournal {
   // Durable when it returns. Errors: the old file is still there, or (needs_replacing()) perhaps the new one.
   Result<> replace(const std::vector<std::string>& texts);
 
+  // The locked directory, for adopt(). Only to be destroyed afterwards.
+  UniqueFd give_up() { return std::move(directory_); }
+
  private:
   StateJournal(std::string path, UniqueFd directory, StateSystem& system)
       : path_(std::move(path)), directory_(std::move(directory)), system_(system) {}
@@ -84,7 +90,7 @@ class StateJournal {
   Result<> write_all(int fd, std::string_view bytes, uint64_t offset);
 
   const std::string path_;
-  const UniqueFd directory_;
+  UniqueFd directory_;
   StateSystem& system_;
   std::vector<Line> lines_;
   std::string note_;

@@ -142,6 +142,12 @@ Task<std::expected<void, RpcError>> StateKeeper::start() {
   co_return co_await settle();
 }
 
+Task<std::expected<void, RpcError>> StateKeeper::take_over() {
+  for (auto& [key, entry] : entries_) entry.error = "it was not there when this daemon took over from another one";
+  for (size_t kind = 0; kind < std::size(kStateKindNames); ++kind) mark({static_cast<StateKind>(kind), ""}, false);
+  co_return co_await start();
+}
+
 Task<> StateKeeper::close() {
   co_await gate_.close();
   pool_.settle();
@@ -231,6 +237,11 @@ StateKeeper::Info StateKeeper::info() const {
         {.kind = key.first, .name = key.second, .calls = *parse_json(entry.calls), .error = entry.error});
   }
   return info;
+}
+
+std::string StateKeeper::half_made() const {
+  const auto found = std::ranges::find_if(entries_, [](const auto& entry) { return entry.second.made > 0; });
+  return found == entries_.end() ? "" : subject(found->first.first, found->first.second);
 }
 
 // --- Calls that change something ---

@@ -87,6 +87,9 @@ class StateKeeper {
   Task<> restore();
   // From here on what changes is written; what has changed until now, first. Errors: those of writing.
   Task<std::expected<void, RpcError>> start();
+  // Instead of restore() and start(), where another daemon's objects have been taken over: what is kept but not there
+  // could not be made by that one either. Errors: those of writing.
+  Task<std::expected<void, RpcError>> take_over();
   // Waits for what is being written.
   Task<> close();
 
@@ -101,6 +104,9 @@ class StateKeeper {
   // Drops what could not be made again. False: there is nothing of this name that could not.
   Task<std::expected<bool, RpcError>> forget(StateKind kind, std::string name);
   Info info() const;
+  // An object of which some calls could be made again and others could not, which only this process knows; empty if
+  // there is none.
+  std::string half_made() const;
 
  private:
   using Key = std::pair<StateKind, std::string>;

@@ -29,14 +29,13 @@ namespace {
 
 // What outlives the daemon's lightweight thread: the pool's threads run on any core, so it is made before the reactors.
 struct State {
-  std::unique_ptr<rpc::StateJournal> journal;
+  std::unique_ptr<rpc::StateJournal> journal;  // null: none is kept
   BlockingPool pool;
 };
 
 class Daemon {
  public:
-  // `state`: null if none is kept.
-  Daemon(const DaemonOptions& options, State* state, App& app) : options_(options), state_(state), app_(app) {}
+  Daemon(const DaemonOptions& options, State& state, App& app) : options_(options), state_(state), app_(app) {}
 
   // On the application's lightweight thread: the whole life of the daemon. The result is the process's.
   Task<int> run() {
@@ -82,7 +81,12 @@ class Daemon {
     rpc::add_all_methods(methods, context);
     rpc::DaemonObjects objects(context);
     std::optional<rpc::StateKeeper> keeper;
-    if (state_ != nullptr) context.state = &keeper.emplace(*state_->journal, state_->pool, methods, objects);
+    if (takes_over && left->state_directory) {
+      auto journal = rpc::StateJournal::adopt(left->state_path, std::move(left->state_directory));
+      if (!journal) co_return refuse(journal.error());
+      state_.journal = std::move(*journal);
+    }
+    if (state_.journal) context.state = &keeper.emplace(*state_.journal, state_.pool, methods, objects);
     rpc::Dispatcher dispatcher(methods, context.state);
 
     // First of all, as it keeps a second daemon from touching what the first one serves.
@@ -92,7 +96,7 @@ class Daemon {
     if (!server) co_return complain("RPC socket " + rpc_path, server.error());
 
     const bool started =
-        co_await (takes_over ? take_over(target, dispatcher, *left) : load(dispatcher, context.state)) &&
+        co_await (takes_over ? take_over(target, methods, context.state, *left) : load(dispatcher, context.state)) &&
         open(**server, rpc_path);
     if (started) co_await app_.stop.wait();
 
@@ -104,6 +108,11 @@ class Daemon {
       left->rpc_path = absolute(rpc_path);
       left->vhost_directory = directory;
       left->config = co_await rpc::current_config(context);
+      if (keeper) {
+        co_await keeper->close();
+        left->state_path = absolute(std::filesystem::path(state_.journal->path()).parent_path());
+        left->state_directory = state_.journal->give_up();
+      }
       co_await stores.stop_holding();
       paused_ns_ = now_ns();
       left->controllers = co_await target.give_up();
@@ -147,8 +156,12 @@ class Daemon {
   }
 
   // Everything is made, and waits for the predecessor to say that it serves nobody any more.
-  Task<bool> take_over(vhost::Target& target, rpc::Dispatcher& dispatcher, rpc::HandOver& left) {
+  Task<bool> take_over(vhost::Target& target, const rpc::MethodTable& methods, rpc::StateKeeper* keeper,
+                       rpc::HandOver& left) {
+    if (keeper != nullptr && !ok(keeper->load())) co_return false;
     target.take_over(std::move(left.controllers));
+    // Nothing of it is kept anew before it is sure that this one goes on.
+    rpc::Dispatcher dispatcher(methods, nullptr);
     if (!ok(co_await rpc::load_config(dispatcher, std::move(left.config), "that is taken over"))) co_return false;
     if (predecessor_) {
       if (auto confirmed = confirm_hand_over(predecessor_.get()); !confirmed) {
@@ -158,6 +171,8 @@ class Daemon {
       predecessor_.reset();
     }
     co_await target.go_on();
+    // Guests go on even if it fails, which the keeper has told then.
+    if (keeper != nullptr) std::ignore = co_await keeper->take_over();
     co_return true;
   }
 
@@ -190,14 +205,14 @@ class Daemon {
   }
 
   const DaemonOptions& options_;
-  State* const state_;
+  State& state_;
   App& app_;
   UniqueFd predecessor_;    // until it serves nobody any more
   UniqueFd successor_;      // once it has been asked for
   uint64_t paused_ns_ = 0;  // when guests began to wait for it
 };
 
-Task<int> run(const DaemonOptions& options, State* state, App& app) {
+Task<int> run(const DaemonOptions& options, State& state, App& app) {
   Daemon daemon(options, state, app);
   co_return co_await daemon.run();
 }
@@ -215,7 +230,7 @@ int run_daemon(const DaemonOptions& options) {
         "chown it",
         options.vhost_directory, why);
   }
-  std::optional<State> state;
+  State state;
   if (!options.state_dir.empty()) {
     auto journal = rpc::StateJournal::open(options.state_dir);
     if (!journal) {
@@ -223,10 +238,10 @@ int run_daemon(const DaemonOptions& options) {
       return 1;
     }
     if (!(*journal)->note().empty()) log(LogLevel::kWarning, LogFlag::kApp, "{}", (*journal)->note());
-    state.emplace().journal = std::move(*journal);
+    state.journal = std::move(*journal);
   }
   return run_app({.cpumask = options.cpumask, .mode = options.mode},
-                 [&](App& app) { return run(options, state ? &*state : nullptr, app); });
+                 [&](App& app) { return run(options, state, app); });
 }
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 """QEMU guests with Debian's kernel: file systems, several queues, reboots, kills, resizing, removal."""
 
+import os
 import time
 import unittest
 
@@ -12,7 +13,7 @@ from qemu import Qemu, qemu_program
 SIZE_BYTES = 128 << 20
 SWITCH_PERIOD_S = 0.1
 IDLE_S = 20
-CRASHES = 4
+CRASHES = int(os.environ.get('SLUICE_TEST_CRASHES', 4))
 
 
 class QemuGuest(unittest.TestCase):
@@ -96,10 +97,10 @@ class QemuGuest(unittest.TestCase):
         with self.backend(name) as backend:
             disk = backend.add_disk('disk', SIZE_BYTES, packed=packed)
             with Qemu([disk.socket], name, 'microvm', queues=2, reconnect=True, packed=packed) as guest:
-                guest.start('loop', limit_s=15, packed=int(packed))
+                guest.start('loop', limit_s=4 * CRASHES, packed=int(packed))
                 for crash in range(CRASHES if backend.keeps_requests else 0):
                     guest.wait_for('PASS')
-                    time.sleep(0.02 * crash)  # not always at the same point of a pass
+                    time.sleep(0.02 * (crash % 10))  # not always at the same point of a pass
                     backend.restart()
                 self.assertGreater(int(guest.result()['passes']), CRASHES)
                 sums = guest.run('ext4')['sums']

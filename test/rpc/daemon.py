@@ -91,6 +91,8 @@ class Daemon:
         self._clients = []
 
     def start(self):
+        if self.process is not None:
+            self.log.close()
         self.log = open(self.directory / 'log', 'ab')
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         cwd=self.directory, preexec_fn=self._prepare)

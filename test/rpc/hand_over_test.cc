@@ -62,6 +62,10 @@ vhost::SessionState session(const UniqueFd& memory, uint32_t rings) {
                  {})
             .value();
   state.memory = std::make_shared<const vhost::MemoryMap>(std::move(map));
+  state.status = 15;
+  auto inflight = vhost::InflightRegion::make_file({.num_queues = 2, .queue_size = 64}, false).value();
+  state.inflight = vhost::InflightRegion::map(inflight.description, false, inflight.fd).value();
+  state.log = vhost::DirtyLog::map(memory, {.size = 4096, .mmap_offset = 8192}).value();
   for (uint32_t i = 0; i < rings; i++) {
     state.rings.push_back(
         {.index = i,
@@ -85,6 +89,8 @@ TEST(HandOver, ArrivesAsItWasSent) {
   sent.vhost_directory = "/run/vhost";
   sent.rpc_path = "/run/rpc.sock";
   sent.rpc_listener = event();
+  sent.state_path = "/var/lib/state";
+  sent.state_directory = event();
   // More descriptors than one message takes.
   for (int i = 0; i < 3; i++) {
     sent.controllers.push_back({.name = "vm" + std::to_string(i), .listener = event(), .session = session(memory, 64)});
@@ -100,6 +106,8 @@ TEST(HandOver, ArrivesAsItWasSent) {
   EXPECT_EQ(got->vhost_directory, sent.vhost_directory);
   EXPECT_EQ(got->rpc_path, sent.rpc_path);
   expect_same_event(sent.rpc_listener, got->rpc_listener);
+  EXPECT_EQ(got->state_path, sent.state_path);
+  expect_same_event(sent.state_directory, got->state_directory);
   ASSERT_EQ(got->controllers.size(), 4U);
   EXPECT_EQ(got->controllers[3].name, "alone");
   EXPECT_FALSE(got->controllers[3].session);
@@ -114,6 +122,13 @@ TEST(HandOver, ArrivesAsItWasSent) {
     EXPECT_TRUE(to.rings_enabled);
     EXPECT_FALSE(to.writeback);
     EXPECT_FALSE(to.backend_channel);
+    EXPECT_EQ(to.status, 15U);
+    EXPECT_EQ(inode_of(to.inflight->file().get()), inode_of(from.inflight->file().get()));
+    EXPECT_EQ(std::memcmp(&to.inflight->description(), &from.inflight->description(), sizeof(vhost::InflightDescription)),
+              0);
+    EXPECT_EQ(inode_of(to.log->file().get()), inode_of(memory.get()));
+    EXPECT_EQ(to.log->description().mmap_offset, 8192U);
+    EXPECT_EQ(to.log->description().size, 4096U);
     ASSERT_EQ(to.memory->parts().size(), 1U);
     const auto part = to.memory->parts()[0];
     EXPECT_EQ(std::memcmp(&part.region, &from.memory->parts()[0].region, sizeof(part.region)), 0);

@@ -26,7 +26,8 @@ struct Drop {
   std::string name;
 };
 
-// Names with texts: "put" makes one or changes it, "drop" removes it; both can be told to fail.
+// Names with texts: "put" makes one or changes it, "drop" removes it; both can be told to fail. A text with a plus takes
+// two calls to make.
 class Things final : public StateObjects {
  public:
   void add_methods(MethodTable& table) {
@@ -45,10 +46,9 @@ class Things final : public StateObjects {
     for (const auto& [key, text] : things) {
       if (kind != StateKind::kBdev || (!name.empty() && name != key)) continue;
       objects.push_back({.name = key});
-      Json::Value& call = objects.back().calls.append(Json::Value(Json::objectValue));
-      call["method"] = "put";
-      call["params"]["name"] = key;
-      call["params"]["text"] = text;
+      if (const size_t plus = text.find('+'); plus != std::string::npos)
+        add_put(objects.back().calls, key, text.substr(0, plus));
+      add_put(objects.back().calls, key, text);
     }
     co_return objects;
   }
@@ -56,12 +56,18 @@ class Things final : public StateObjects {
   std::map<std::string, std::string> things;
   uint64_t calls = 0;
   uint64_t described = 0;
-  std::string refused;  // a name that cannot be made
+  std::string refused;  // a name that cannot be made, or a text
 
  private:
+  static void add_put(Json::Value& calls, const std::string& name, const std::string& text) {
+    Json::Value& call = calls.append(Json::Value(Json::objectValue));
+    call["method"] = "put";
+    call["params"]["name"] = name;
+    call["params"]["text"] = text;
+  }
   Task<RpcResult> put(Put params) {
     ++calls;
-    if (params.name == refused) co_return fail_rpc(ENOENT, "its file is missing");
+    if (!refused.empty() && (params.name == refused || params.text == refused)) co_return fail_rpc(ENOENT, "its file is missing");
     things[params.name] = params.text;
     co_return true;
   }
@@ -271,6 +277,24 @@ TEST_F(StateKeeperTest, KeepsWhatCannotBeMadeAgain) {
     EXPECT_EQ(things_.things, (Content{{"a", "1"}, {"b", "2"}}));
     EXPECT_TRUE(next.keeper.info().failures.empty());
   }
+}
+
+TEST_F(StateKeeperTest, NamesWhatIsMadeAgainInPart) {
+  {
+    auto first = daemon();
+    EXPECT_EQ(first->put("a", "1+2"), 0);
+    EXPECT_EQ(first->keeper.half_made(), "");
+  }
+  things_ = {};
+  things_.refused = "1+2";
+  Daemon next(directory_, system_, hosts_, things_);
+  EXPECT_EQ(things_.things, (Content{{"a", "1"}}));
+  EXPECT_THAT(next.keeper.half_made(), HasSubstr("a"));
+  things_.refused = "";
+  EXPECT_EQ(hosts_.await(hosts_.home(), next.keeper.retry()), 1);
+  EXPECT_TRUE(hosts_.await(hosts_.home(), next.keeper.settle()).has_value());
+  EXPECT_EQ(things_.things, (Content{{"a", "1+2"}}));
+  EXPECT_EQ(next.keeper.half_made(), "");
 }
 
 TEST_F(StateKeeperTest, DropsWhatCannotBeMadeAgainWhenItIsDeleted) {

@@ -129,6 +129,39 @@ class Upgrade(unittest.TestCase):
         self.assertEqual(self.daemon.stop(), 0)
         self.assertEqual(sorted(os.listdir(self.daemon.directory)), ['a.img', 'b.img', 'log'], 'its sockets go with it')
 
+    def test_the_state_directory_goes_along(self):
+        self.daemon = self.enterContext(Daemon('--state-dir', '.'))
+        self.call = self.daemon.client().call
+        self.create_disk('a')
+        self.create_disk('lost')
+        self.daemon.stop()
+        os.unlink(self.daemon.directory / 'lost.img')
+        self.daemon.start().wait_ready()
+        self.call = self.daemon.client().call
+
+        def failed():
+            return [entry['name'] for entry in self.call('state_get_info')['failed']]
+
+        self.assertEqual(failed(), ['lost', 'vm.lost'])
+        self.upgrade()
+        self.assertEqual(failed(), ['lost', 'vm.lost'], 'they wait for their file as before')
+        self.create_disk('b')
+        other = subprocess.run([str(BINARY), '-m', hex(1 << self.daemon.cores[0]), '--state-dir', str(self.daemon.directory),
+                                '-r', str(self.daemon.directory / 'other')], capture_output=True, text=True, timeout=PATIENCE_S,
+                               check=False)
+        self.assertIn('another daemon uses it', other.stdout + other.stderr)
+        self.fail_to_upgrade_by_death()
+        self.assertEqual(failed(), ['lost', 'vm.lost'])
+        self.create_disk('c')
+        before = self.call('framework_get_config', name='vhost_blk')
+        self.assertEqual(len(before), 3)
+        self.daemon.process.kill()
+        self.daemon.process.wait()
+        self.daemon.start().wait_ready()
+        self.call = self.daemon.client().call
+        self.assertEqual(self.call('framework_get_config', name='vhost_blk'), before)
+        self.assertEqual(failed(), ['lost', 'vm.lost'])
+
     def test_a_successor_that_cannot_make_the_configuration_changes_nothing(self):
         self.daemon = self.enterContext(Daemon(cores=2))
         self.call = self.daemon.client().call
@@ -145,26 +178,30 @@ class Upgrade(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, 'the old daemon serves nobody')
         self.expect_well_done(load)
 
+    def fail_to_upgrade_by_death(self, bytes_read=None):
+        """A successor that reads so much of what is handed over, and dies. None: all of it."""
+        path = self.daemon.directory / 'successor'
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            listener.settimeout(PATIENCE_S)
+            self.call('framework_hand_over', socket=str(path))
+            peer, _ = listener.accept()
+            with peer:
+                peer.settimeout(PATIENCE_S)
+                if bytes_read is None:
+                    data = b''
+                    while not data.endswith(b'}\n') and not data.endswith(b'}'):
+                        data += peer.recv(1 << 16)
+                elif bytes_read:
+                    peer.recv(bytes_read)
+        path.unlink()
+        self.call = self.daemon.client().call
+
     def test_a_successor_that_dies_changes_nothing(self):
         load = self.load(self.create_disk('a'))
         for bytes_read in 0, 20, None:
-            path = self.daemon.directory / 'successor'
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(path))
-                listener.listen()
-                listener.settimeout(PATIENCE_S)
-                self.call('framework_hand_over', socket=str(path))
-                peer, _ = listener.accept()
-                with peer:
-                    peer.settimeout(PATIENCE_S)
-                    if bytes_read is None:
-                        data = b''
-                        while not data.endswith(b'}\n') and not data.endswith(b'}'):
-                            data += peer.recv(1 << 16)
-                    elif bytes_read:
-                        peer.recv(bytes_read)
-            path.unlink()
-            self.call = self.daemon.client().call
+            self.fail_to_upgrade_by_death(bytes_read)
             deadline = time.monotonic() + PATIENCE_S
             while not self.requests():
                 self.assertLess(time.monotonic(), deadline, self.daemon.read_log())

@@ -5,6 +5,7 @@
 
 #include <future>
 
+#include "app/conformance/log_file.h"
 #include "test/vhost/in_process_fixture.h"
 
 namespace sluice::test {
@@ -30,8 +31,11 @@ std::vector<ControllerState> copy_of(const std::vector<ControllerState>& states)
                                                    .protocol_features = from.protocol_features,
                                                    .rings_enabled = from.rings_enabled,
                                                    .writeback = from.writeback,
+                                                   .status = from.status,
                                                    .backend_channel = copy_of(from.backend_channel),
                                                    .memory = from.memory,
+                                                   .inflight = from.inflight,
+                                                   .log = from.log,
                                                    .rings = {}});
       for (const vhost::RingState& ring : from.rings) {
         to.rings.push_back({.index = ring.index,
@@ -60,10 +64,6 @@ class VhostHandOver : public InProcess<TargetFixture> {
   FrontEnd& fe() { return session_->front_end(); }
   RingDriver& ring(size_t i = 0) { return session_->ring(i); }
   BlkDriver& blk(size_t i = 0) { return session_->blk(i); }
-  void hand_over() {
-    knobs().take_over(knobs().give_up());
-    knobs().go_on();
-  }
   void submit_reads(int count, size_t queue = 0) {
     for (int i = 0; i < count; i++) blk(queue).add(read_request(64, 8192));
     ring(queue).publish();
@@ -168,6 +168,19 @@ TEST_F(VhostHandOver, TheStateOfTheDeviceIsKept) {
   SKIP_UNLESS(session_->backend_channel() != nullptr);
   resize_bdev(2 * options().size_bytes);
   EXPECT_TRUE(session_->backend_channel()->local.receive());
+}
+
+TEST_F(VhostHandOver, PagesAreLoggedAsBefore) {
+  start();
+  SKIP_UNLESS(session_->has_protocol(vhost::kProtocolLogShmfd));
+  const LogFile log;
+  ASSERT_TRUE(fe().query(Request::kSetLogBase, bytes_of(log.description()), repeat(log.fd(), 1)));
+  ASSERT_TRUE(fe().set_u64(Request::kSetFeatures, session_->features() | vhost::kFeatureLogAll) && fe().fence());
+  hand_over();
+  EXPECT_TRUE(log.marked().empty());
+  submit_reads(1);
+  expect_reads(1, Bytes(8192));
+  EXPECT_FALSE(log.marked().empty());
 }
 
 TEST_F(VhostHandOver, ABrokenRingStaysBrokenAndADisabledOneDisabled) {

@@ -32,6 +32,11 @@ class InProcess : public Fixture {
   void wait_until_held(int count) {
     EXPECT_TRUE(eventually([&] { return held_io_count() >= count; })) << held_io_count() << " of " << count;
   }
+  // Another back end takes the place of this one.
+  void hand_over() {
+    knobs().take_over(knobs().give_up());
+    knobs().go_on();
+  }
   IoStats iostat() { return knobs().iostat(0); }
   // Of the front end that is connected. Requires: there is one.
   vhost::SessionInfo session_info() { return knobs().info(0).sessions.at(0); }

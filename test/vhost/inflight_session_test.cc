@@ -51,6 +51,7 @@ TEST_F(VhostInflightSession, KilledBackEndsRequestsAreDoneAgainInTheirOrder) {
   start({.queue_size = 64});
   for (uint32_t round = 0; round < 5; round++) {
     SCOPED_TRACE("round " + std::to_string(round));
+    if (round % 2 == 1) hand_over();
     for (uint32_t i = 0; i < 7; i++) expect_io_works(*session_, 0, i);
     hold_io();
     std::vector<uint16_t> heads;
