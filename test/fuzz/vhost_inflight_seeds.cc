@@ -1,0 +1,142 @@
+// vhost_inflight_seeds DIRECTORY: writes there what vhost_inflight_fuzz begins with: back ends that are killed with
+// requests in flight, and front ends that meddle with their notes, of each kind.
+#include <fstream>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "lib/vhost/inflight_region.h"
+#include "test/fuzz/vhost_inflight_input.h"
+
+namespace sluice::vhost {
+namespace {
+
+constexpr uint8_t kLogSize = 4;
+
+class Input {
+ public:
+  explicit Input(unsigned mode) : packed_((mode & kInflightPacked) != 0) {
+    for (const unsigned byte : {mode, unsigned{kLogSize}, 1U, 0U, 0U}) bytes_.push_back(static_cast<uint8_t>(byte));
+  }
+
+  Input& add(InflightStep step, std::initializer_list<unsigned> arguments = {}) {
+    bytes_.push_back(static_cast<uint8_t>(step));
+    for (const unsigned argument : arguments) bytes_.push_back(static_cast<uint8_t>(argument));
+    return *this;
+  }
+  Input& header(size_t offset, unsigned value) {
+    return add(InflightStep::kHeader, {static_cast<unsigned>(offset / 2), value & 255U, value >> 8});
+  }
+  Input& entry(unsigned index, size_t offset, unsigned value) {
+    return add(InflightStep::kEntry, {index, static_cast<unsigned>(offset / 2), value & 255U, value >> 8});
+  }
+  // Some requests; of those that the block device has, it ends some.
+  Input& work(unsigned requests) {
+    for (unsigned i = 0; i < requests; ++i) add(InflightStep::kOffer, {i});
+    add(InflightStep::kTurn, {0});
+    for (unsigned i = 0; i < requests / 2; ++i) add(InflightStep::kComplete, {i * 5});
+    return add(InflightStep::kTurn, {1});
+  }
+
+  // A chain that nobody has taken, of which the notes say that it is in flight.
+  Input& invent(unsigned at) {
+    if (!packed_) {
+      return entry(at, offsetof(SplitInflightEntry, inflight), 1).entry(at, offsetof(SplitInflightEntry, counter), 9);
+    }
+    for (unsigned i = 0; i < 3; ++i) {
+      add(InflightStep::kForge, {at + i, 7, i});
+      entry(at + i, offsetof(PackedInflightEntry, next), at + i + 1);
+    }
+    return entry(at, offsetof(PackedInflightEntry, inflight), 1)
+        .entry(at, offsetof(PackedInflightEntry, num), 3)
+        .entry(at, offsetof(PackedInflightEntry, last), at + 2)
+        .entry(at, offsetof(PackedInflightEntry, counter), 9);
+  }
+
+  void write(const std::string& path) const {
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
+  }
+
+ private:
+  bool packed_;
+  std::vector<uint8_t> bytes_;
+};
+
+void write_all(const std::string& prefix, unsigned mode) {
+  const bool packed = (mode & kInflightPacked) != 0;
+  constexpr auto kStart = InflightStep::kStart;
+  Input(mode).work(4).add(kStart).work(4).add(kStart).work(3).add(kStart).write(prefix + "killed");
+  Input(mode)
+      .add(kStart)
+      .work(4)
+      .add(InflightStep::kRestart, {0})
+      .work(4)
+      .add(InflightStep::kRestart, {1})
+      .work(4)
+      .add(InflightStep::kFresh)
+      .work(4)
+      .add(kStart)
+      .write(prefix + "restarted");
+  Input(mode)
+      .add(kStart)
+      .work(5)
+      .add(InflightStep::kCut)
+      .work(2)
+      .add(kStart)
+      .add(InflightStep::kFresh)
+      .work(2)
+      .write(prefix + "cut");
+  Input changed(mode);
+  changed.add(kStart).work(4);
+  for (const unsigned offset : {8U, 12U, 14U, 16U, 20U, 32U, 34U, 40U, 64U, 66U, 68U, 70U, 80U})
+    changed.add(InflightStep::kPoke, {offset, 0, 1});
+  changed.work(3).work(3).add(kStart).work(2).write(prefix + "changing");
+
+  // Nobody has been here before, but for the front end.
+  Input forged(mode);
+  forged.header(offsetof(SplitInflightHeader, version), kInflightVersion)
+      .header(offsetof(SplitInflightHeader, desc_num), 1U << kLogSize);
+  if (packed) {
+    forged.header(offsetof(PackedInflightHeader, free_head), 3)
+        .header(offsetof(PackedInflightHeader, old_free_head), 3);
+    forged.header(offsetof(PackedInflightHeader, places) + offsetof(PackedInflightPlaces, used_wrap_counter), 0x101);
+    for (unsigned i = 3; i < 1U << kLogSize; ++i) forged.entry(i, offsetof(PackedInflightEntry, next), i + 1);
+  }
+  forged.work(2).invent(0).add(kStart).work(3).add(kStart).write(prefix + "forged");
+
+  for (const unsigned value : {0U, 1U, 15U, 16U, 17U, 0xffffU}) {
+    const std::string name = std::to_string(value);
+    for (unsigned word = 4; word < (packed ? 11 : 8); ++word) {
+      Input(mode)
+          .add(kStart)
+          .work(4)
+          .header(2 * size_t{word}, value)
+          .add(kStart)
+          .work(2)
+          .write(prefix + "header" + std::to_string(word) + "_" + name);
+    }
+    for (const unsigned word : packed ? std::initializer_list<unsigned>{0, 1, 2, 3, 4, 8, 9, 10, 12}
+                                      : std::initializer_list<unsigned>{0, 3, 4}) {
+      Input(mode)
+          .add(kStart)
+          .work(4)
+          .entry(1, 2 * size_t{word}, value)
+          .add(kStart)
+          .work(2)
+          .write(prefix + "entry" + std::to_string(word) + "_" + name);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sluice::vhost
+
+int main(int argc, char** argv) {
+  using namespace sluice::vhost;
+  if (argc != 2) return 2;
+  for (const unsigned mode : {0U, 1U, 8U, 9U, 4U, 5U}) {
+    write_all(std::string(argv[1]) + "/" + std::to_string(mode) + "_", mode);
+  }
+  return 0;
+}
