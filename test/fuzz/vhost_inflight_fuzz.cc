@@ -435,6 +435,8 @@ class Run {
       on_home([&] { world_.disk().end_all(); });
       world_.hosts.turn();
     }
+    // Both positions are in the ring.
+    if (packed_) CHECK((*base & 0x7fffU) < size_ && (*base >> 16 & 0x7fffU) < size_);
     return *base;
   }
 

@@ -15,8 +15,9 @@ constexpr uint8_t kLogSize = 4;
 
 class Input {
  public:
-  explicit Input(unsigned mode) : packed_((mode & kInflightPacked) != 0) {
-    for (const unsigned byte : {mode, unsigned{kLogSize}, 1U, 0U, 0U}) bytes_.push_back(static_cast<uint8_t>(byte));
+  explicit Input(unsigned mode, unsigned log_size = kLogSize, unsigned more_entries = 0)
+      : packed_((mode & kInflightPacked) != 0) {
+    for (const unsigned byte : {mode, log_size, 1U, more_entries, 0U}) bytes_.push_back(static_cast<uint8_t>(byte));
   }
 
   Input& add(InflightStep step, std::initializer_list<unsigned> arguments = {}) {
@@ -63,6 +64,20 @@ class Input {
   std::vector<uint8_t> bytes_;
 };
 
+// Nobody has been here before, but for the front end: a chain of three entries is in flight, the others are free.
+void write_forged(const std::string& path, unsigned mode, unsigned log_size, unsigned more_entries) {
+  const unsigned entries = (1U << log_size) + more_entries;
+  Input input(mode, log_size, more_entries);
+  input.header(offsetof(SplitInflightHeader, version), kInflightVersion)
+      .header(offsetof(SplitInflightHeader, desc_num), entries);
+  if ((mode & kInflightPacked) != 0) {
+    input.header(offsetof(PackedInflightHeader, free_head), 3).header(offsetof(PackedInflightHeader, old_free_head), 3);
+    input.header(offsetof(PackedInflightHeader, places) + offsetof(PackedInflightPlaces, used_wrap_counter), 0x101);
+    for (unsigned i = 3; i < entries; ++i) input.entry(i, offsetof(PackedInflightEntry, next), i + 1);
+  }
+  input.work(2).invent(0).add(InflightStep::kStart).work(3).work(3).add(InflightStep::kStart).write(path);
+}
+
 void write_all(const std::string& prefix, unsigned mode) {
   const bool packed = (mode & kInflightPacked) != 0;
   constexpr auto kStart = InflightStep::kStart;
@@ -93,17 +108,8 @@ void write_all(const std::string& prefix, unsigned mode) {
     changed.add(InflightStep::kPoke, {offset, 0, 1});
   changed.work(3).work(3).add(kStart).work(2).write(prefix + "changing");
 
-  // Nobody has been here before, but for the front end.
-  Input forged(mode);
-  forged.header(offsetof(SplitInflightHeader, version), kInflightVersion)
-      .header(offsetof(SplitInflightHeader, desc_num), 1U << kLogSize);
-  if (packed) {
-    forged.header(offsetof(PackedInflightHeader, free_head), 3)
-        .header(offsetof(PackedInflightHeader, old_free_head), 3);
-    forged.header(offsetof(PackedInflightHeader, places) + offsetof(PackedInflightPlaces, used_wrap_counter), 0x101);
-    for (unsigned i = 3; i < 1U << kLogSize; ++i) forged.entry(i, offsetof(PackedInflightEntry, next), i + 1);
-  }
-  forged.work(2).invent(0).add(kStart).work(3).add(kStart).write(prefix + "forged");
+  write_forged(prefix + "forged", mode, kLogSize, 0);
+  write_forged(prefix + "forged_short_ring", mode, 0, 15);
 
   for (const unsigned value : {0U, 1U, 15U, 16U, 17U, 0xffffU}) {
     const std::string name = std::to_string(value);
