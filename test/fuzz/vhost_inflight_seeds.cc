@@ -2,10 +2,12 @@
 // requests in flight, and front ends that meddle with their notes, of each kind.
 #include <fstream>
 #include <initializer_list>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include "lib/vhost/inflight_region.h"
+#include "lib/virtio/wire.h"
 #include "test/fuzz/vhost_inflight_input.h"
 
 namespace sluice::vhost {
@@ -18,6 +20,12 @@ class Input {
   explicit Input(unsigned mode, unsigned log_size = kLogSize, unsigned more_entries = 0)
       : packed_((mode & kInflightPacked) != 0) {
     for (const unsigned byte : {mode, log_size, 1U, more_entries, 0U}) bytes_.push_back(static_cast<uint8_t>(byte));
+  }
+
+  Input(unsigned mode, const InflightDescription& description)
+      : packed_((mode & kInflightPacked) != 0), bytes_{static_cast<uint8_t>(mode | kInflightRawDescription), kLogSize} {
+    const auto* const bytes = reinterpret_cast<const uint8_t*>(&description);
+    bytes_.insert(bytes_.end(), bytes, bytes + sizeof(description));
   }
 
   Input& add(InflightStep step, std::initializer_list<unsigned> arguments = {}) {
@@ -111,6 +119,27 @@ void write_all(const std::string& prefix, unsigned mode) {
   write_forged(prefix + "forged", mode, kLogSize, 0);
   write_forged(prefix + "forged_short_ring", mode, 0, 15);
 
+  // All but the last two are refused.
+  const InflightDescription descriptions[] = {
+      {.mmap_size = 4096, .num_queues = 0, .queue_size = 16},
+      {.mmap_size = 4096, .num_queues = 65, .queue_size = 16},
+      {.mmap_size = 4096, .num_queues = 2, .queue_size = 0},
+      {.mmap_size = 4096, .num_queues = 2, .queue_size = 1025},
+      {.mmap_size = 512, .num_queues = 2, .queue_size = 16},
+      {.mmap_size = 4096, .mmap_offset = 32, .num_queues = 2, .queue_size = 16},
+      {.mmap_size = 4096, .mmap_offset = 1 << 20, .num_queues = 2, .queue_size = 16},
+      {.mmap_size = UINT64_MAX, .mmap_offset = 64, .num_queues = 2, .queue_size = 16},
+      {.mmap_size = 60 << 10, .mmap_offset = 64, .num_queues = 2, .queue_size = 16},
+      {.mmap_size = 4096, .num_queues = 1, .queue_size = 8},
+  };
+  for (size_t i = 0; i < std::size(descriptions); ++i) {
+    Input(mode, descriptions[i])
+        .add(kStart)
+        .work(3)
+        .add(kStart)
+        .work(1)
+        .write(prefix + "described" + std::to_string(i));
+  }
   for (const unsigned value : {0U, 1U, 15U, 16U, 17U, 0xffffU}) {
     const std::string name = std::to_string(value);
     for (unsigned word = 4; word < (packed ? 11 : 8); ++word) {
