@@ -7,10 +7,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
 #include <memory>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,6 +18,7 @@
 #include "lib/bdev/malloc/malloc_bdev.h"
 #include "lib/vhost/blk_queue.h"
 #include "test/fuzz/fuzz_bytes.h"
+#include "test/fuzz/mutator.h"
 #include "test/fuzz/vhost_ring_input.h"
 #include "test/support/manual_host.h"
 
@@ -51,44 +50,6 @@ constexpr uint8_t kCanary = 0xc5;
 struct IgnoreEvents : BdevEvents {
   void on_resize() override {}
   void on_remove() override {}
-};
-
-// Changes bytes over and over while it is told to.
-class Mutator {
- public:
-  struct Poke {
-    uint8_t* at;
-    uint8_t value;
-  };
-
-  Mutator() : thread_([this] { run(); }) { thread_.detach(); }  // it ends with the process
-
-  void begin(const std::vector<Poke>& pokes) {
-    pokes_ = &pokes;
-    wanted_.store(true, std::memory_order_release);
-    wanted_.notify_one();
-  }
-  void end() {
-    wanted_.store(false, std::memory_order_release);
-    while (busy_.load(std::memory_order_acquire)) std::this_thread::yield();
-  }
-
- private:
-  [[noreturn]] void run() {
-    for (;;) {
-      wanted_.wait(false, std::memory_order_acquire);
-      busy_.store(true, std::memory_order_release);
-      while (wanted_.load(std::memory_order_acquire)) {
-        for (const Poke& poke : *pokes_) __atomic_fetch_xor(poke.at, poke.value, __ATOMIC_RELAXED);
-      }
-      busy_.store(false, std::memory_order_release);
-    }
-  }
-
-  std::atomic<bool> wanted_ = false;
-  std::atomic<bool> busy_ = false;
-  const std::vector<Poke>* pokes_ = nullptr;
-  std::thread thread_;
 };
 
 // What stays from input to input.
