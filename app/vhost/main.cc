@@ -71,7 +71,7 @@ int main(int argc, char** argv) {
                  "directory that keeps what is provisioned, and from which a later start makes it again; --config is "
                  "for the first start then");
   app.add_option("--upgrade-from", options.upgrade_from,
-                 "RPC socket of a daemon to take the place of, with its sockets, guests and configuration")
+                 "RPC socket of a daemon to take the place of, with its sockets, guests, configuration and state")
       ->excludes("--config", "--state-dir", "--vhost-dir", "--rpc-socket");
   app.add_option("--log-level", log_level, "ERROR, WARNING, NOTICE, INFO or DEBUG");
   app.add_option("--log-flags", log_flags, "components whose debug lines are wanted, such as vhost,bdev")

@@ -71,7 +71,8 @@ Result<std::shared_ptr<const InflightRegion>> InflightRegion::map(const Inflight
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), static_cast<off_t>(used.mmap_offset - lead));
   if (address == MAP_FAILED) return fail_errno("cannot map the buffer for requests in flight");
   ::madvise(address, bytes, MADV_DONTDUMP);
-  return std::shared_ptr<const InflightRegion>(new InflightRegion(static_cast<std::byte*>(address), bytes, lead, used, std::move(file)));
+  return std::shared_ptr<const InflightRegion>(
+      new InflightRegion(static_cast<std::byte*>(address), bytes, lead, used, std::move(file)));
 }
 
 InflightRegion::InflightRegion(std::byte* address, size_t mapped_bytes, size_t lead,

@@ -42,9 +42,8 @@ Task<Result<>> Target::create_controller(ControllerOptions options) {
 
   LwThread& thread = *threads->front();
   threads->erase(threads->begin());
-  auto controller =
-      std::make_unique<Controller>(options.name, path, std::move(*listener), options.allowed, thread, *threads,
-                                   inherited.has_value());
+  auto controller = std::make_unique<Controller>(options.name, path, std::move(*listener), options.allowed, thread,
+                                                 *threads, inherited.has_value());
   // The name is taken from here on: others may ask for it while this waits.
   Entry& entry = *entries_.emplace(options.name, std::make_unique<Entry>()).first->second;
   entry.busy = true;

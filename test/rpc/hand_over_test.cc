@@ -124,8 +124,8 @@ TEST(HandOver, ArrivesAsItWasSent) {
     EXPECT_FALSE(to.backend_channel);
     EXPECT_EQ(to.status, 15U);
     EXPECT_EQ(inode_of(to.inflight->file().get()), inode_of(from.inflight->file().get()));
-    EXPECT_EQ(std::memcmp(&to.inflight->description(), &from.inflight->description(), sizeof(vhost::InflightDescription)),
-              0);
+    EXPECT_EQ(
+        std::memcmp(&to.inflight->description(), &from.inflight->description(), sizeof(vhost::InflightDescription)), 0);
     EXPECT_EQ(inode_of(to.log->file().get()), inode_of(memory.get()));
     EXPECT_EQ(to.log->description().mmap_offset, 8192U);
     EXPECT_EQ(to.log->description().size, 4096U);

@@ -26,8 +26,8 @@ struct Drop {
   std::string name;
 };
 
-// Names with texts: "put" makes one or changes it, "drop" removes it; both can be told to fail. A text with a plus takes
-// two calls to make.
+// Names with texts: "put" makes one or changes it, "drop" removes it; both can be told to fail. A text with a plus
+// takes two calls to make.
 class Things final : public StateObjects {
  public:
   void add_methods(MethodTable& table) {
@@ -67,7 +67,8 @@ class Things final : public StateObjects {
   }
   Task<RpcResult> put(Put params) {
     ++calls;
-    if (!refused.empty() && (params.name == refused || params.text == refused)) co_return fail_rpc(ENOENT, "its file is missing");
+    if (!refused.empty() && (params.name == refused || params.text == refused))
+      co_return fail_rpc(ENOENT, "its file is missing");
     things[params.name] = params.text;
     co_return true;
   }
