@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 
+#include "lib/base/fd_passing.h"
 #include "lib/vhost/virt_queue.h"
 #include "rpc/json.h"
 
@@ -266,22 +267,8 @@ class Reader {
 
 // All of the bytes; descriptors go with the first one.
 Result<> send_all(int socket, std::span<const std::byte> bytes, std::span<const int> fds = {}) {
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kFdsAtOnce * sizeof(int))> control{};
   while (!bytes.empty()) {
-    iovec iov{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {
-      message.msg_control = control.data();
-      message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-      cmsghdr* part = CMSG_FIRSTHDR(&message);
-      part->cmsg_level = SOL_SOCKET;
-      part->cmsg_type = SCM_RIGHTS;
-      part->cmsg_len = CMSG_LEN(fds.size_bytes());
-      std::memcpy(CMSG_DATA(part), fds.data(), fds.size_bytes());
-    }
-    const ssize_t sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
+    const ssize_t sent = send_with_fds(socket, bytes, fds);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0) return fail_errno("cannot send what is handed over");
     bytes = bytes.subspan(static_cast<size_t>(sent));
@@ -291,28 +278,15 @@ Result<> send_all(int socket, std::span<const std::byte> bytes, std::span<const 
 }
 
 Result<> receive_all(int socket, std::span<std::byte> bytes, std::vector<UniqueFd>* fds = nullptr) {
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kFdsAtOnce * sizeof(int))> control{};
   while (!bytes.empty()) {
-    iovec iov{.iov_base = bytes.data(), .iov_len = bytes.size()};
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    if (fds != nullptr) {
-      message.msg_control = control.data();
-      message.msg_controllen = control.size();
-    }
-    const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    bool cut_off = false;
+    const ssize_t got = fds != nullptr ? receive_with_fds(socket, bytes, *fds, kFdsAtOnce, cut_off)
+                                       : ::recv(socket, bytes.data(), bytes.size(), 0);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) return fail(ETIMEDOUT, "the other daemon is silent");
     if (got < 0) return fail_errno("cannot receive what is handed over");
     if (got == 0) return fail(ECONNRESET, "the other daemon has gone");
-    for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr; part = CMSG_NXTHDR(&message, part)) {
-      if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-      std::vector<int> numbers((part->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-      std::memcpy(numbers.data(), CMSG_DATA(part), numbers.size() * sizeof(int));
-      for (const int number : numbers) fds->emplace_back(number);
-    }
-    if ((message.msg_flags & MSG_CTRUNC) != 0) return fail(EMFILE, "too few descriptors are free (ulimit -n)");
+    if (cut_off) return fail(EMFILE, "too few descriptors are free (ulimit -n)");
     bytes = bytes.subspan(static_cast<size_t>(got));
   }
   return {};

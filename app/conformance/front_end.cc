@@ -9,15 +9,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <iterator>
 #include <ostream>
+
+#include "lib/base/fd_passing.h"
 
 namespace sluice::test {
 namespace {
 
 using vhost::Request;
-
-// As many as the kernel lets one message carry (SCM_MAX_FD), so that tests can send too many.
-constexpr size_t kMaxSentFds = 253;
 
 int64_t now_ms() {
   timespec now{};
@@ -56,21 +56,8 @@ bool Channel::send_bytes(std::span<const uint8_t> bytes, std::span<const int> fd
   Deadline deadline(kTimeoutMs);
   size_t sent = 0;
   while (sent < bytes.size()) {
-    alignas(cmsghdr) char control[CMSG_SPACE(kMaxSentFds * sizeof(int))] = {};
-    iovec iov{.iov_base = const_cast<uint8_t*>(bytes.data()) + sent, .iov_len = bytes.size() - sent};
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    if (sent == 0 && !fds.empty()) {
-      message.msg_control = control;
-      message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-      cmsghdr* header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(fds.size_bytes());
-      std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
-    }
-    ssize_t n = ::sendmsg(fd(), &message, MSG_NOSIGNAL);
+    const ssize_t n =
+        send_with_fds(fd(), std::as_bytes(bytes.subspan(sent)), sent == 0 ? fds : std::span<const int>());
     if (n > 0) {
       sent += static_cast<size_t>(n);
     } else if (n < 0 && errno == EAGAIN) {
@@ -89,14 +76,10 @@ bool Channel::send_message(const vhost::Header& header, const Bytes& payload, st
 bool Channel::read_exactly(uint8_t* to, size_t size, std::vector<UniqueFd>* fds, const Deadline& deadline) {
   size_t done = 0;
   while (done < size) {
-    alignas(cmsghdr) char control[CMSG_SPACE(vhost::kMaxFds * sizeof(int))];
-    iovec iov{.iov_base = to + done, .iov_len = size - done};
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    ssize_t n = ::recvmsg(fd(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    std::vector<UniqueFd> received;
+    bool cut_off = false;
+    const ssize_t n = receive_with_fds(fd(), std::as_writable_bytes(std::span(to + done, size - done)), received,
+                                       vhost::kMaxFds, cut_off, MSG_DONTWAIT);
     if (n == 0) return false;
     if (n < 0) {
       if (errno == EINTR) continue;
@@ -104,15 +87,7 @@ bool Channel::read_exactly(uint8_t* to, size_t size, std::vector<UniqueFd>* fds,
       continue;
     }
     done += static_cast<size_t>(n);
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-      if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-      for (size_t at = 0; at + CMSG_LEN(sizeof(int)) <= header->cmsg_len; at += sizeof(int)) {
-        int received = -1;
-        std::memcpy(&received, CMSG_DATA(header) + at, sizeof(int));
-        UniqueFd owned(received);
-        if (fds != nullptr) fds->push_back(std::move(owned));
-      }
-    }
+    if (fds != nullptr) std::ranges::move(received, std::back_inserter(*fds));
   }
   return true;
 }

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "lib/base/check.h"
+#include "lib/base/descriptor_room.h"
 #include "lib/vhost/limits.h"
 #include "lib/vhost/memory_guard.h"
 
@@ -41,9 +42,9 @@ class MemoryMap::Mapping {
     bool operator==(const Key&) const = default;
   };
 
-  Mapping(const Key& key, UniqueFd fd, void* address, size_t mapped_bytes, std::byte* start)
+  Mapping(const Key& key, std::shared_ptr<const UniqueFd> file, void* address, size_t mapped_bytes, std::byte* start)
       : key_(key),
-        fd_(std::move(fd)),
+        file_(std::move(file)),
         address_(address),
         mapped_bytes_(mapped_bytes),
         start_(start),
@@ -58,18 +59,18 @@ class MemoryMap::Mapping {
   }
 
   const Key& key() const { return key_; }
-  int fd() const { return fd_.get(); }
+  const std::shared_ptr<const UniqueFd>& file() const { return file_; }
+  bool is_of(const struct stat& info) const { return key_.device == info.st_dev && key_.inode == info.st_ino; }
   std::byte* start() const { return start_; }
   bool lost() const { return guard_->lost(); }
 
   // `much`: for a guest that has more than a small one needs.
-  static Result<std::shared_ptr<const Mapping>> make(const Key& key, const struct stat& info, int fd, bool much) {
+  static Result<std::shared_ptr<const Mapping>> make(const Key& key, const struct stat& info,
+                                                     std::shared_ptr<const UniqueFd> file, bool much) {
     if (S_ISREG(info.st_mode) && (key.size > static_cast<uint64_t>(info.st_size) ||
                                   key.offset > static_cast<uint64_t>(info.st_size) - key.size)) {
       return fail(EINVAL, "the memory region is larger than its file");
     }
-    UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    if (!copy) return fail_errno("cannot keep a memory region's descriptor");
     // The block size of a hugetlbfs file is its page size, which offset and length of a mapping are multiples of.
     const uint64_t page = std::max<uint64_t>(4096, static_cast<uint64_t>(info.st_blksize));
     const uint64_t lead = key.offset % page;
@@ -84,7 +85,7 @@ class MemoryMap::Mapping {
       return fail(ENOMEM, room ? "all guests together have too many regions mapped (sysctl vm.max_map_count)"
                                : "all guests together have too much memory mapped");
     }
-    void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
+    void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file->get(),
                            static_cast<off_t>(key.offset - lead));
     if (address == MAP_FAILED) {
       const int code = errno;
@@ -93,13 +94,13 @@ class MemoryMap::Mapping {
     }
     // A guest's memory in a core dump is the guest's secret, and large.
     ::madvise(address, bytes, MADV_DONTDUMP);
-    return std::make_shared<const Mapping>(key, std::move(copy), address, bytes,
+    return std::make_shared<const Mapping>(key, std::move(file), address, bytes,
                                            static_cast<std::byte*>(address) + lead);
   }
 
  private:
   const Key key_;
-  const UniqueFd fd_;  // to hand it over
+  const std::shared_ptr<const UniqueFd> file_;  // to hand it over
   void* const address_;
   const size_t mapped_bytes_;
   std::byte* const start_;
@@ -143,12 +144,22 @@ Result<MemoryMap> MemoryMap::with(const MemoryRegion& region, const UniqueFd& fd
   const Mapping::Key key{
       .device = info.st_dev, .inode = info.st_ino, .offset = region.mmap_offset, .size = region.size};
   std::shared_ptr<const Mapping> mapping;
-  for (const Region& other : reuse.regions_) {
-    if (other.mapping->key() == key && !other.mapping->lost()) mapping = other.mapping;
+  std::shared_ptr<const UniqueFd> file;  // one for all regions in it
+  for (const std::vector<Region>* others : {&reuse.regions_, &regions_}) {
+    for (const Region& other : *others) {
+      if (other.mapping->is_of(info)) file = other.mapping->file();
+      if (others == &reuse.regions_ && other.mapping->key() == key && !other.mapping->lost()) mapping = other.mapping;
+    }
   }
   if (mapping == nullptr) {
-    const bool much = regions_.size() >= kFewRegions || total_bytes > kSmallGuestBytes;
-    auto made = Mapping::make(key, info, fd.get(), much);
+    const bool many = regions_.size() >= kFewRegions;
+    if (file == nullptr) {
+      file = std::make_shared<const UniqueFd>(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+      if (!*file) return fail_errno("cannot keep a memory region's descriptor");
+      if (many && descriptor_room(file->get()) != DescriptorRoom::kPlenty)
+        return fail(EMFILE, "descriptors are scarce, and this guest's memory is in many files (ulimit -n)");
+    }
+    auto made = Mapping::make(key, info, std::move(file), many || total_bytes > kSmallGuestBytes);
     if (!made) return std::unexpected(made.error());
     mapping = std::move(*made);
   }
@@ -176,7 +187,7 @@ std::vector<MemoryMap::Part> MemoryMap::parts() const {
                                 .size = region.size,
                                 .user_address = region.user_address,
                                 .mmap_offset = region.mapping->key().offset},
-                     .fd = region.mapping->fd()});
+                     .fd = region.mapping->file()->get()});
   }
   return parts;
 }

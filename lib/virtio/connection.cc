@@ -2,31 +2,15 @@
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "lib/base/descriptor_room.h"
+#include "lib/base/fd_passing.h"
 
 namespace sluice::vhost {
-
-Result<UniqueFd> Connection::connect(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return fail(ENAMETOOLONG, "a socket path has 1 to 107 characters");
-  }
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket) return fail_errno("cannot create a socket");
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return fail_errno("cannot connect to the socket");
-  }
-  return socket;
-}
 
 Result<> Connection::start(LwThread& thread) {
   return thread.add_source(*this, socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
@@ -95,16 +79,10 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
     if (stopped_) co_return fail(ECONNRESET, "the connection is being closed");
     // As long as descriptors may come, nothing of the message has.
     if (paused_ && fds != nullptr) co_return fail(ECANCELED, "the connection is paused");
-    iovec iov{.iov_base = into.data(), .iov_len = into.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
-    msghdr header{};
-    header.msg_iov = &iov;
-    header.msg_iovlen = 1;
-    if (fds != nullptr) {
-      header.msg_control = control.data();
-      header.msg_controllen = control.size();
-    }
-    const ssize_t got = ::recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    bool cut_off = false;
+    const ssize_t got = fds != nullptr
+                            ? receive_with_fds(socket_.get(), into, *fds, kMaxFds, cut_off, MSG_DONTWAIT)
+                            : ::recv(socket_.get(), into.data(), into.size(), MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
       if (errno == EINTR) continue;
       if (patience.over()) co_return fail(ETIMEDOUT, "the peer has sent a part of a message, and not the rest in time");
@@ -115,16 +93,7 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
     if (got < 0) co_return fail_errno("cannot read from the peer");
     if (got == 0) co_return fail(ECONNRESET, "the peer has closed the connection");
     if (fds != nullptr) {
-      for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-        const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; ++i) {
-          int fd = -1;
-          std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
-          fds->emplace_back(fd);
-        }
-      }
-      if ((header.msg_flags & MSG_CTRUNC) != 0)
+      if (cut_off)
         co_return fail(EMSGSIZE, "a message carries more descriptors than it may, or than this process may open");
       if (incoming_ == Incoming::kRequests && std::ranges::any_of(*fds, [](const UniqueFd& fd) {
             return descriptor_room(fd.get()) == DescriptorRoom::kReserve;
@@ -148,21 +117,7 @@ Task<Result<>> Connection::write(const Header& header, std::span<const std::byte
   Patience patience(writable_);
   while (!left.empty()) {
     if (stopped_) co_return fail(ECONNRESET, "the connection is being closed");
-    iovec iov{.iov_base = left.data(), .iov_len = left.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {  // with the first byte
-      message.msg_control = control.data();
-      message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-      cmsghdr* part = CMSG_FIRSTHDR(&message);
-      part->cmsg_level = SOL_SOCKET;
-      part->cmsg_type = SCM_RIGHTS;
-      part->cmsg_len = CMSG_LEN(fds.size_bytes());
-      std::memcpy(CMSG_DATA(part), fds.data(), fds.size_bytes());
-    }
-    const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t sent = send_with_fds(socket_.get(), left, fds, MSG_DONTWAIT);  // these with the first byte
     if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
       if (errno == EINTR) continue;
       if (patience.over()) co_return fail(ETIMEDOUT, "the peer does not read what is written to it");

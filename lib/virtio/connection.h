@@ -43,10 +43,6 @@ class Connection final : public EventSource {
   explicit Connection(UniqueFd socket, Incoming incoming = Incoming::kRequests)
       : socket_(std::move(socket)), incoming_(incoming) {}
 
-  // Connects to a back end that listens on `path`. Errors: ENAMETOOLONG; EAGAIN (its backlog is full); those of
-  // connect(2), such as ENOENT and ECONNREFUSED.
-  static Result<UniqueFd> connect(const std::string& path);
-
   Result<> start(LwThread& thread);
   // Ends the reading and writing that is in progress, and all to come, with an error.
   void shut_down();

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "lib/base/check.h"
+#include "lib/base/fd_passing.h"
 #include "lib/base/log.h"
 #include "lib/bdev/bdev_manager.h"
 #include "lib/bdev/malloc/malloc_bdev.h"
@@ -241,22 +242,8 @@ class Run {
 
   void send(std::span<const uint8_t> bytes, std::span<const int> fds) {
     if (bytes.empty()) return;
-    iovec iov{.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kMostSentFds * sizeof(int))> control{};
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {
-      message.msg_control = control.data();
-      message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-      cmsghdr* part = CMSG_FIRSTHDR(&message);
-      part->cmsg_level = SOL_SOCKET;
-      part->cmsg_type = SCM_RIGHTS;
-      part->cmsg_len = CMSG_LEN(fds.size_bytes());
-      std::memcpy(CMSG_DATA(part), fds.data(), fds.size_bytes());
-    }
     // The target may have closed its end, or its buffer be full: nobody cares.
-    std::ignore = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    std::ignore = send_with_fds(socket_.get(), std::as_bytes(bytes), fds, MSG_DONTWAIT);
   }
 
   // Without room for descriptors: the kernel closes what comes.

@@ -8,7 +8,7 @@ from backends import chosen_backend
 from common import skip_if_missing
 from hostdisk import verify_ext4
 from image import busybox_image
-from qemu import Qemu, qemu_program
+from qemu import SCENARIO_TIMEOUT_S, Qemu, qemu_program
 
 SIZE_BYTES = 128 << 20
 SWITCH_PERIOD_S = 0.1
@@ -97,12 +97,12 @@ class QemuGuest(unittest.TestCase):
         with self.backend(name) as backend:
             disk = backend.add_disk('disk', SIZE_BYTES, packed=packed)
             with Qemu([disk.socket], name, 'microvm', queues=2, reconnect=True, packed=packed) as guest:
-                guest.start('loop', limit_s=4 * CRASHES, packed=int(packed))
+                guest.start('loop', limit_s=3 * CRASHES + 3, packed=int(packed))
                 for crash in range(CRASHES if backend.keeps_requests else 0):
                     guest.wait_for('PASS')
                     time.sleep(0.02 * (crash % 10))  # not always at the same point of a pass
                     backend.restart()
-                self.assertGreater(int(guest.result()['passes']), CRASHES)
+                self.assertGreater(int(guest.result(3 * CRASHES + SCENARIO_TIMEOUT_S)['passes']), CRASHES)
                 sums = guest.run('ext4')['sums']
                 backend.restart()
                 guest.run('verify')

@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 
+#include "lib/base/unix_socket.h"
 #include "lib/virtio/connection.h"
 #include "test/sim/simulation.h"
 
@@ -256,7 +257,7 @@ Task<> Simulation::detach(Export& through) {
 
 // Somebody else connects, talks nonsense or nothing, and goes: the front end may have to wait, no more.
 Task<> Simulation::knock(Export& through) {
-  const Result<UniqueFd> socket = vhost::Connection::connect(directory_ + "/" + through.controller);
+  const Result<UniqueFd> socket = connect_unix(directory_ + "/" + through.controller, SOCK_NONBLOCK);
   if (!socket) co_return;
   std::array<uint32_t, 5> words{};
   for (uint32_t& word : words) word = chance(50) ? 0 : static_cast<uint32_t>(context_.random());

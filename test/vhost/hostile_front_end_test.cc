@@ -362,35 +362,56 @@ TEST(SharedAddressSpace, IsNotUsedUpByLargeGuests) {
   }
 }
 
-TEST(SharedMappings, AreNotUsedUpByGuestsOfManyRegions) {
-  const UniqueFd memory(::memfd_create("memory", MFD_CLOEXEC));
-  ASSERT_EQ(::ftruncate(memory.get(), int64_t{2 * vhost::kMaxMemSlots} << 12), 0);
-  const auto nth = [](uint64_t i) {
+// Guests of as many regions as are allowed to each, until one more region is refused; then one of a few.
+struct ManyRegions {
+  explicit ManyRegions(bool one_file) {
+    maps.emplace_back();
+    for (uint64_t i = 0; maps.size() < 2000; i++) {
+      if (i == vhost::kMaxMemSlots) {
+        maps.emplace_back();
+        i = 0;
+      }
+      if (files.size() <= (one_file ? 0 : i)) files.push_back(file_of(2 * vhost::kMaxMemSlots));
+      auto next = maps.back().with(nth(i), files[one_file ? 0 : i], {});
+      if (!next) {
+        refused = next.error();
+        break;
+      }
+      maps.back() = std::move(*next);
+    }
+    MemoryMap modest;
+    for (uint64_t i = 0; i < vhost::kFewRegions; i++) {
+      auto next = modest.with(nth(i), files[one_file ? 0 : i], {});
+      EXPECT_TRUE(next) << next.error().what;
+      if (next) modest = std::move(*next);
+    }
+  }
+  static UniqueFd file_of(uint64_t pages) {
+    UniqueFd file(::memfd_create("memory", MFD_CLOEXEC));
+    EXPECT_EQ(::ftruncate(file.get(), static_cast<off_t>(pages << 12)), 0);
+    return file;
+  }
+  static MemoryRegion nth(uint64_t i) {
     // Every other page, or the kernel would make one mapping of two.
-    return MemoryRegion{.guest_address = i << 12, .size = 4096, .user_address = i << 12, .mmap_offset = 2 * i << 12};
-  };
-  std::vector<MemoryMap> maps(1);
+    return {.guest_address = i << 12, .size = 4096, .user_address = i << 12, .mmap_offset = 2 * i << 12};
+  }
+
+  std::vector<UniqueFd> files;
+  std::vector<MemoryMap> maps;
   Error refused;
-  for (uint64_t i = 0; maps.size() < 2000; i++) {
-    if (i == vhost::kMaxMemSlots) {
-      maps.emplace_back();
-      i = 0;
-    }
-    auto next = maps.back().with(nth(i), memory, {});
-    if (!next) {
-      refused = next.error();
-      break;
-    }
-    maps.back() = std::move(*next);
-  }
-  EXPECT_EQ(refused.code, ENOMEM);
-  EXPECT_THAT(refused.what, testing::HasSubstr("vm.max_map_count"));
-  MemoryMap modest;
-  for (uint64_t i = 0; i < vhost::kFewRegions; i++) {
-    auto next = modest.with(nth(i), memory, {});
-    ASSERT_TRUE(next) << next.error().what;
-    modest = std::move(*next);
-  }
+};
+
+TEST(SharedMappings, AreNotUsedUpByGuestsOfManyRegions) {
+  const ManyRegions many(true);
+  EXPECT_EQ(many.refused.code, ENOMEM);
+  EXPECT_THAT(many.refused.what, testing::HasSubstr("vm.max_map_count"));
+}
+
+TEST(SharedMappings, GuestsOfManyFilesLeaveDescriptorsToOthers) {
+  const DescriptorLimit limit(100, 1);
+  const ManyRegions many(false);
+  EXPECT_EQ(many.refused.code, EMFILE);
+  EXPECT_THAT(many.refused.what, testing::HasSubstr("ulimit -n"));
 }
 
 }  // namespace

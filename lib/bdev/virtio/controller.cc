@@ -1,8 +1,11 @@
 #include "lib/bdev/virtio/controller.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <cerrno>
 
+#include "lib/base/unix_socket.h"
 #include "lib/bdev/virtio/limits.h"
 
 namespace sluice::virtio {
@@ -26,7 +29,7 @@ Task<Result<>> Controller::attach() {
 }
 
 Task<Result<>> Controller::connect() {
-  auto socket = vhost::Connection::connect(options_.socket_path);
+  auto socket = connect_unix(options_.socket_path, SOCK_NONBLOCK);
   if (!socket) co_return std::unexpected(socket.error());
   config_changed_ = false;
   FrontEnd::Events& events = *this;
