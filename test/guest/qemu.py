@@ -23,7 +23,7 @@ from jsonrpc import Qmp
 
 BOOT_TIMEOUT_S = 60
 SCENARIO_TIMEOUT_S = 60
-MIGRATION_TIMEOUT_S = 60
+MIGRATION_TIMEOUT_S = 120
 POLL_S = 0.02
 
 # The only serial ports are the two isa-serial devices of the command line; microvm would add its own.
@@ -133,17 +133,25 @@ class Qemu:
         self._ready = False
         self.qmp.call('system_reset')
 
-    def migrate_to(self, target, timeout_s=MIGRATION_TIMEOUT_S):
+    def migrate_to(self, target, passes=2, timeout_s=MIGRATION_TIMEOUT_S):
         """Moves the running guest to `target`, in the middle of what it does; returns QEMU's figures of it.
 
-        It stands still there until go_on(). This one still exists, without a guest but with its memory.
+        The last step is put off until all memory has been copied once, and the guest has told of so many passes since. It
+        stands still over there until go_on(). This one still exists, without a guest but with its memory.
         """
         self.wait_ready()
+        # So little may be left for the last step that there is always more.
+        self.qmp.call('migrate-set-parameters', **{'downtime-limit': 1, 'max-bandwidth': 16 << 20})
         self.qmp.call('migrate', uri=f'unix:{target.incoming}')
         deadline = Deadline(timeout_s)
         while (info := self.qmp.call('query-migrate')).get('status') != 'completed':
             if info.get('status') not in (None, 'setup', 'active', 'device') or not deadline.left():
                 raise self._error(f'the migration has not succeeded: {info}')
+            told = self.latest('PASS')
+            if told and passes > 0 and info.get('ram', {}).get('dirty-sync-count', 0) > 1:
+                passes -= 1
+                if passes == 0:
+                    self.qmp.call('migrate-set-parameters', **{'downtime-limit': 1000, 'max-bandwidth': 1 << 30})
             time.sleep(POLL_S)
         while target.qmp.call('query-status')['status'] == 'inmigrate':
             if not deadline.left():

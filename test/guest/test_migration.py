@@ -1,8 +1,9 @@
 """Live migration: a QEMU guest moves, while it writes and verifies, from one controller of a disk to another.
 
-After each move the memories of both sides are compared while the guest stands still. A page that only the back end has
-written must not differ. One that the guest's processors have written may: without KVM, QEMU 7.2 sometimes loses such writes
-on a busy host, with disks of its own just as well; that guest is not to be trusted any more, and another one takes its place.
+The guest completes a pass or two of that while it moves. After each move the memories of both sides are compared while it
+stands still. A page that only the back end has written must not differ. One that the guest's processors have written may:
+without KVM, QEMU 7.2 sometimes loses such writes on a busy host, with disks of its own just as well; that guest is not to be
+trusted any more, and another one takes its place.
 
 SLUICE_MIGRATIONS=20 moves it as often.
 """
@@ -20,6 +21,7 @@ from qemu import Qemu, qemu_program
 
 SIZE_BYTES = 128 << 20
 PAGE = 4096
+MAX_COPIES = 32  # pages in pipes and buffers
 MIGRATIONS = int(os.environ.get('SLUICE_MIGRATIONS', '1'))
 # Large rings have pages that only the back end writes.
 SHAPE = {'queues': 2, 'queue_size': 1024}
@@ -55,7 +57,7 @@ class Migration(unittest.TestCase):
         guest = Qemu([sockets[moved % 2]], f'{name}-{moved}', packed=packed, **SHAPE)
         try:
             guest.start('move', packed=int(packed))
-            passes = self.passes_after(guest, 0)
+            passes = self.passes_after_two_more(guest)
             while len(self.totals) < MIGRATIONS:
                 moved = len(self.totals) + 1
                 with_rings = [] if packed else guest.used_rings()
@@ -71,9 +73,10 @@ class Migration(unittest.TestCase):
                     source.close()
                 if lost:
                     self.lost_by_qemu += 1
+                    self.assertLessEqual(self.lost_by_qemu, 2 + MIGRATIONS // 2, f'too often to be QEMU: {lost} pages now')
                     return None
                 target.go_on()
-                now = self.passes_after(target, passes)
+                now = self.passes_after_two_more(target)
                 self.passes += now - passes
                 passes = now
             guest.say('enough')
@@ -94,16 +97,16 @@ class Migration(unittest.TestCase):
         self.assertEqual(ring_pages.intersection(differ), set(), 'pages of the used rings are not as they were')
         data = pathlib.Path(image).read_bytes() if differ else b''
         from_disk = [at for at in differ if any(before[at:at + PAGE]) and data.find(before[at:at + PAGE]) >= 0]
-        # The processors copy what was read, too: where they have lost nothing else, it was not they who lost that.
-        self.assertTrue(not differ or len(from_disk) < len(differ), f'pages read from the disk are not as they were: {from_disk}')
+        # The processors copy what was read, too, and the last of that may be lost by QEMU; but not what pages cached.
+        self.assertLessEqual(len(from_disk), MAX_COPIES, f'of {len(differ)} pages that differ, these were read from the disk')
         return len(differ)
 
     @staticmethod
-    def passes_after(guest, passes):
-        """Two passes more than there are: the second began and ended here."""
-        latest = guest.latest('PASS')
-        passes = int(latest.split()[1]) if latest else passes
-        return int(guest.wait_for(f'PASS {passes + 2}').split()[1])
+    def passes_after_two_more(guest):
+        """The second of them began and ended here."""
+        guest.latest('PASS')
+        guest.wait_for('PASS')
+        return int(guest.wait_for('PASS').split()[1])
 
     def test_guest_moves_while_it_writes_and_verifies(self):
         self.check_moving('migrate')
