@@ -56,8 +56,7 @@ bool Channel::send_bytes(std::span<const uint8_t> bytes, std::span<const int> fd
   Deadline deadline(kTimeoutMs);
   size_t sent = 0;
   while (sent < bytes.size()) {
-    const ssize_t n =
-        send_with_fds(fd(), std::as_bytes(bytes.subspan(sent)), sent == 0 ? fds : std::span<const int>());
+    const ssize_t n = send_with_fds(fd(), std::as_bytes(bytes.subspan(sent)), sent == 0 ? fds : std::span<const int>());
     if (n > 0) {
       sent += static_cast<size_t>(n);
     } else if (n < 0 && errno == EAGAIN) {

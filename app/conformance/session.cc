@@ -179,7 +179,7 @@ bool Session::handshake_qemu() {
          get_queue_num() && get_mem_slots() && send_backend_channel() && front_end_.command(Request::kSetOwner) &&
          get_features() &&
          [this] {
-           for (uint32_t i = 0; i < max_queues_; i++) {
+           for (uint32_t i = 0; i < std::min<uint32_t>(options_.num_queues, max_queues_); i++) {
              // Eventfds of its own; those of the rings replace them when the driver starts.
              RingDriver spare(memory_, {.size = 2});
              if (!send(Request::kSetVringCall, i, spare.call_fd()) || !send(Request::kSetVringErr, i, spare.err_fd()))
@@ -406,8 +406,7 @@ bool Session::stop_ring(uint32_t i) {
 
 bool Session::enable_all(bool on) {
   if (!has(vhost::kFeatureProtocolFeatures)) return true;
-  bool qemu = options_.dialect == Dialect::kQemu72 || options_.dialect == Dialect::kQemu9;
-  uint32_t count = qemu ? max_queues_ : static_cast<uint32_t>(queues_.size());
+  const auto count = static_cast<uint32_t>(queues_.size());
   for (uint32_t i = 0; i < count; i++) {
     bool waits = options_.dialect == Dialect::kQemu9 && i + 1 == count;
     Bytes payload = bytes_of(vhost::VringState{i, on ? 1U : 0U});

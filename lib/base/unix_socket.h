@@ -15,8 +15,8 @@ namespace sluice {
 // mode. A socket file that nobody listens on any more is replaced; a live one of another process never is. Errors:
 // ENAMETOOLONG (the path does not fit an address), EADDRINUSE (live, or not a socket), others of the system calls.
 Result<UniqueFd> listen_unix(const std::string& path, mode_t mode);
-// A close-on-exec socket, blocking unless `flags` has SOCK_NONBLOCK. Errors: ENAMETOOLONG, EINVAL (an empty path); those
-// of connect(2), such as ENOENT, ECONNREFUSED and, if it does not block, EAGAIN (the backlog is full).
+// A close-on-exec socket, blocking unless `flags` has SOCK_NONBLOCK. Errors: ENAMETOOLONG, EINVAL (an empty path);
+// those of connect(2), such as ENOENT, ECONNREFUSED and, if it does not block, EAGAIN (the backlog is full).
 Result<UniqueFd> connect_unix(const std::string& path, int flags = 0);
 
 // Why others than the owner of this process could put a socket of their own into a directory, in the place of one of

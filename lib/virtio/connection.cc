@@ -80,9 +80,8 @@ Task<Result<>> Connection::read_bytes(std::span<std::byte> into, std::vector<Uni
     // As long as descriptors may come, nothing of the message has.
     if (paused_ && fds != nullptr) co_return fail(ECANCELED, "the connection is paused");
     bool cut_off = false;
-    const ssize_t got = fds != nullptr
-                            ? receive_with_fds(socket_.get(), into, *fds, kMaxFds, cut_off, MSG_DONTWAIT)
-                            : ::recv(socket_.get(), into.data(), into.size(), MSG_DONTWAIT);
+    const ssize_t got = fds != nullptr ? receive_with_fds(socket_.get(), into, *fds, kMaxFds, cut_off, MSG_DONTWAIT)
+                                       : ::recv(socket_.get(), into.data(), into.size(), MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
       if (errno == EINTR) continue;
       if (patience.over()) co_return fail(ETIMEDOUT, "the peer has sent a part of a message, and not the rest in time");

@@ -104,8 +104,8 @@ TEST_F(VhostHandOver, AFrontEndOfAnyDialectGoesOn) {
 }
 
 // A guest may have all rings that there are, but use none.
-TEST_F(VhostHandOver, AFrontEndWithoutQueuesGoesOn) {
-  session_ = opened();
+TEST_F(VhostHandOver, AFrontEndWithoutRunningQueuesGoesOn) {
+  session_ = opened({.num_queues = vhost::kMaxQueues});
   ASSERT_FALSE(HasFailure());
   hand_over();
   ASSERT_TRUE(session_->start()) << session_->error();
