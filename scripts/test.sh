@@ -13,7 +13,7 @@ Installs what is missing (scripts/setup), builds and tests:
             bench (do the measurements work? briefly, and whatever the figures)
   asan      label unit with AddressSanitizer and UndefinedBehaviorSanitizer
   tsan      label unit with ThreadSanitizer
-  fuzz      label fuzz: each libFuzzer program for 20 s (longer: scripts/fuzz.sh)
+  fuzz      label fuzz: each libFuzzer program for a minute (longer: scripts/fuzz.sh)
 
   --quick       unit tests of the release only
   --only LABEL  unit (in three builds), static, rpc, lvol, guest, bench or fuzz
