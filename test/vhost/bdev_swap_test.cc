@@ -12,15 +12,9 @@ using vhost::BlkStatus;
 using vhost::Header;
 using vhost::Request;
 
-class VhostBdevSwap : public InProcess<TargetFixture> {
+class VhostBdevSwap : public OneFrontEnd {
  public:
-  void start(SessionOptions options = {.num_queues = 2}) {
-    session_ = running(std::move(options));
-    ASSERT_FALSE(HasFailure());
-  }
-  FrontEnd& fe() { return session_->front_end(); }
-  RingDriver& ring(size_t i = 0) { return session_->ring(i); }
-  BlkDriver& blk(size_t i = 0) { return session_->blk(i); }
+  void start(SessionOptions options = {.num_queues = 2}) { OneFrontEnd::start(std::move(options)); }
   HeldBdev& first() { return knobs().bdev(0); }
   HeldBdev& add(const std::string& name, uint64_t size_bytes = TargetOptions().size_bytes) {
     return knobs().add_bdev(name, size_bytes);
@@ -51,9 +45,6 @@ class VhostBdevSwap : public InProcess<TargetFixture> {
     EXPECT_EQ(ring(queue).violation(), "");
   }
   uint64_t writes_of(HeldBdev& bdev) { return knobs().iostat(bdev).of(IoType::kWrite).ops; }
-
- protected:
-  std::unique_ptr<Session> session_;
 };
 
 TEST_F(VhostBdevSwap, RequestsGoToTheNewBdevFromThenOn) {

@@ -55,15 +55,9 @@ std::vector<ControllerState> copy_of(const std::vector<ControllerState>& states)
   return copies;
 }
 
-class VhostHandOver : public InProcess<TargetFixture> {
+class VhostHandOver : public OneFrontEnd {
  public:
-  void start(SessionOptions options = {.num_queues = 2}) {
-    session_ = running(std::move(options));
-    ASSERT_FALSE(HasFailure());
-  }
-  FrontEnd& fe() { return session_->front_end(); }
-  RingDriver& ring(size_t i = 0) { return session_->ring(i); }
-  BlkDriver& blk(size_t i = 0) { return session_->blk(i); }
+  void start(SessionOptions options = {.num_queues = 2}) { OneFrontEnd::start(std::move(options)); }
   void submit_reads(int count, size_t queue = 0) {
     for (int i = 0; i < count; i++) blk(queue).add(read_request(64, 8192));
     ring(queue).publish();
@@ -79,9 +73,6 @@ class VhostHandOver : public InProcess<TargetFixture> {
     EXPECT_EQ(ring(queue).outstanding(), 0U);
     EXPECT_EQ(ring(queue).violation(), "");
   }
-
- protected:
-  std::unique_ptr<Session> session_;
 };
 
 TEST_F(VhostHandOver, AFrontEndOfAnyDialectGoesOn) {

@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
+#include <utility>
 
 #include "app/conformance/target_fixture.h"
 #include "lib/bdev/io_stats.h"
@@ -43,6 +45,23 @@ class InProcess : public Fixture {
 
  protected:
   InProcessTarget& knobs() { return in_process_target(this->target()); }
+};
+
+// The fixture of a test with one front end; the knobs are those of controller 0.
+class OneFrontEnd : public InProcess<TargetFixture> {
+ public:
+  using InProcess::InProcess;
+
+  void start(SessionOptions options = {}) {
+    session_ = running(std::move(options));
+    ASSERT_FALSE(HasFailure());
+  }
+  FrontEnd& fe() { return session_->front_end(); }
+  RingDriver& ring(size_t i = 0) { return session_->ring(i); }
+  BlkDriver& blk(size_t i = 0) { return session_->blk(i); }
+
+ protected:
+  std::unique_ptr<Session> session_;
 };
 
 // Does something over and over on an OS thread of its own, until it goes out of scope.

@@ -10,24 +10,14 @@ using vhost::Header;
 using vhost::Request;
 using vhost::VringState;
 
-class VhostInProcess : public InProcess<TargetFixture> {
+class VhostInProcess : public OneFrontEnd {
  public:
-  void start(SessionOptions options = {}) {
-    session_ = running(std::move(options));
-    ASSERT_FALSE(HasFailure());
-  }
-  FrontEnd& fe() { return session_->front_end(); }
-  RingDriver& ring(size_t i = 0) { return session_->ring(i); }
-  BlkDriver& blk(size_t i = 0) { return session_->blk(i); }
   BlkConfig config() { return config_of(*session_); }
   void submit_reads(int count, size_t size) {
     for (int i = 0; i < count; i++) blk().add(read_request(0, size));
     ring().publish();
     ring().kick_always();
   }
-
- protected:
-  std::unique_ptr<Session> session_;
 };
 
 TEST_F(VhostInProcess, ConfigurationIsThatOfTheBdev) {

@@ -9,14 +9,8 @@ namespace {
 using vhost::Request;
 using vhost::RingFault;
 
-class VhostInflightSession : public InProcess<TargetFixture> {
+class VhostInflightSession : public OneFrontEnd {
  public:
-  void start(SessionOptions options = {}) {
-    session_ = running(std::move(options));
-    ASSERT_FALSE(HasFailure());
-  }
-  RingDriver& ring() { return session_->ring(); }
-  BlkDriver& blk() { return session_->blk(); }
   bool packed() { return session_->has(vhost::kFeatureRingPacked); }
   RingFault fault(size_t queue = 0) { return session_info().queues.at(queue).fault; }
   bool reconnect() {
@@ -40,9 +34,6 @@ class VhostInflightSession : public InProcess<TargetFixture> {
     EXPECT_NE(map, MAP_FAILED);
     return static_cast<uint8_t*>(map) + queue * description.mmap_size / description.num_queues;
   }
-
- protected:
-  std::unique_ptr<Session> session_;
 };
 
 // With requests held in the bdev, memory is as a back end leaves it that is killed at that moment. It is put back once

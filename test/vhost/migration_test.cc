@@ -22,14 +22,8 @@ using vhost::LogDescription;
 using vhost::Request;
 using vhost::VringState;
 
-class VhostMigration : public InProcess<TargetFixture> {
+class VhostMigration : public OneFrontEnd {
  public:
-  void start(SessionOptions options = {}) {
-    session_ = running(std::move(options));
-    ASSERT_FALSE(HasFailure());
-  }
-  FrontEnd& fe() { return session_->front_end(); }
-  RingDriver& ring() { return session_->ring(); }
   GuestMemory& memory() { return session_->memory(); }
   bool set_log_base(const LogFile& log) {
     return fe().query(Request::kSetLogBase, bytes_of(log.description()), repeat(log.fd(), 1)).has_value();
@@ -62,9 +56,6 @@ class VhostMigration : public InProcess<TargetFixture> {
   void complete(int count) {
     for (int i = 0; i < count; i++) ASSERT_TRUE(ring().wait_used(kTimeoutMs, false)) << i << ring().violation();
   }
-
- protected:
-  std::unique_ptr<Session> session_;
 };
 
 TEST_F(VhostMigration, RequestsInFlightAreLoggedOnceItIsSwitchedOn) {

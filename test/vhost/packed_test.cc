@@ -9,13 +9,9 @@ using vhost::PackedDesc;
 using vhost::Request;
 using vhost::RingFault;
 
-class VhostPacked : public InProcess<TargetFixture> {
+class VhostPacked : public OneFrontEnd {
  public:
-  VhostPacked() : InProcess({.packed_ring = true}) {}
-  void start(SessionOptions options = {}) {
-    session_ = running(std::move(options));
-    ASSERT_FALSE(HasFailure());
-  }
+  VhostPacked() : OneFrontEnd({.packed_ring = true}) {}
   RingFault fault() { return session_info().queues.at(0).fault; }
   // A chain of its own making, made available.
   void add(const std::vector<PackedDesc>& descs) {
@@ -23,9 +19,6 @@ class VhostPacked : public InProcess<TargetFixture> {
     session_->ring(0).publish();
     session_->ring(0).kick_always();
   }
-
- protected:
-  std::unique_ptr<Session> session_;
 };
 
 TEST_F(VhostPacked, IsOfferedAndLeftToTheDriver) {
