@@ -18,6 +18,7 @@ from common import CACHE, Deadline, GuestError, Missing, REPO, program
 from jsonrpc import JsonRpc, Qmp
 
 START_TIMEOUT_S = 20
+CRASHES = int(os.environ.get('SLUICE_TEST_CRASHES', 4))  # how often a test kills a daemon under load
 
 
 class Disk:

@@ -1,10 +1,9 @@
 """QEMU guests with Debian's kernel: file systems, several queues, reboots, kills, resizing, removal."""
 
-import os
 import time
 import unittest
 
-from backends import chosen_backend
+from backends import CRASHES, chosen_backend
 from common import skip_if_missing
 from hostdisk import verify_ext4
 from image import busybox_image
@@ -13,7 +12,6 @@ from qemu import SCENARIO_TIMEOUT_S, Qemu, qemu_program
 SIZE_BYTES = 128 << 20
 SWITCH_PERIOD_S = 0.1
 IDLE_S = 20
-CRASHES = int(os.environ.get('SLUICE_TEST_CRASHES', 4))
 
 
 class QemuGuest(unittest.TestCase):

@@ -1,9 +1,12 @@
 """User-Mode Linux guests: the real virtio-blk driver, at native speed, checks every byte."""
 
+import random
+import time
 import unittest
 
-from backends import chosen_backend
+from backends import CRASHES, chosen_backend
 from common import skip_if_missing
+from relay import Relay
 from uml import Uml, verify_image
 
 BLOCKS, EXTENTS, SIZE_BYTES = 2000, 500, 64 << 20
@@ -36,6 +39,25 @@ class UmlGuest(unittest.TestCase):
             for seed in (7, 8, 9):
                 self.uml.run(disk.socket, f'uml-again-{seed}', 200, 50, seed, disk.size_bytes)
             verify_image(disk.image, 200, 50, 9)
+
+    def test_daemon_crash_is_survived_by_guest(self):
+        # This driver does not reconnect; a relay does for it.
+        if not self.backend.keeps_requests:
+            self.skipTest(f'{self.backend.kind} forgets requests in flight')
+        moments = random.Random(1)
+        with self.backend('uml-crash') as backend:
+            disk = backend.add_disk('disk', SIZE_BYTES)
+            with Relay(backend.directory / 'relay', disk.socket) as relay:
+                def crashes():
+                    for crash in range(1, CRASHES + 1):
+                        relay.wait_for_set_ups(crash, 20)
+                        time.sleep(moments.uniform(0, 0.1))
+                        backend.restart()
+                    relay.wait_for_set_ups(CRASHES + 1, 20)
+
+                result = self.uml.loop(relay.path, 'uml-crash', disk.image, disk.size_bytes, crashes, BLOCKS, EXTENTS)
+            verify_image(disk.image, BLOCKS, EXTENTS, result['passes'])
+        print(f'{CRASHES} kills during {result["passes"]} passes', flush=True)
 
     def test_memory_disk(self):
         if not self.backend.has_memory_disks:

@@ -34,13 +34,26 @@ class Uml:
         """Writes and verifies; returns the RESULT line's fields, e.g. {'discard_max': 1048576}."""
         return self._boot(socket_path, name, timeout_s, blocks=blocks, extents=extents, seed=seed, size=size_bytes)
 
+    def loop(self, socket_path, name, image, size_bytes, meanwhile, blocks=2000, extents=500, timeout_s=60):
+        """Writes and verifies pass after pass, with seeds from 1, while meanwhile() runs, and ends then.
+
+        Returns the RESULT line's fields; the last seed is its `passes`. The limit counts from meanwhile()'s end.
+        """
+        def work():
+            meanwhile()
+            with open(image, 'r+b') as file:
+                file.seek(size_bytes - BLOCK)
+                file.write(b'end' + bytes(BLOCK - 3))
+        return self._boot(socket_path, name, timeout_s, meanwhile=work, blocks=blocks, extents=extents,
+                          size=size_bytes, loop=1)
+
     def measure(self, socket_path, name, reads, core, timeout_s=60):
         """On one core of the host, reads of 4 KiB one at a time: {'mean_ns': ..., 'p50_ns': ..., 'p99_ns': ...}."""
         on_core = [program('taskset', 'util-linux'), '-c', str(core)]
         return self._boot(socket_path, name, timeout_s, on_core, reads=reads)
 
-    def _boot(self, socket_path, name, timeout_s, on_core=(), **parameters):
-        """Boots, waits for power-off and returns the RESULT line's fields.
+    def _boot(self, socket_path, name, timeout_s, on_core=(), meanwhile=None, **parameters):
+        """Boots, calls meanwhile(), waits for power-off and returns the RESULT line's fields.
 
         Raises GuestError unless the guest said `RESULT ok`; the log is build/guest/logs/NAME.log.
         """
@@ -57,6 +70,8 @@ class Uml:
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                                            env=environment, start_new_session=True)
                 try:
+                    if meanwhile:
+                        meanwhile()
                     process.wait(timeout_s)
                 except subprocess.TimeoutExpired:
                     raise GuestError(f'UML did not power off within {timeout_s} s; see {log}:\n{common.tail(log)}') \

@@ -5,12 +5,16 @@
 //   extents=M  64 KiB extents written with O_DIRECT, right after the blocks
 //   seed=S     enters every word, so that a stale image cannot pass
 //   size=B     what BLKGETSIZE64 must say, in bytes (0: not checked)
+//   loop=1     all that again and again, each pass with the next seed, until the host writes to the last block of the
+//              device; RESULT says how many passes there were
 //   reads=N    instead of all that: N reads of 4 KiB with O_DIRECT at random places, one after another, which
 //              are not checked; RESULT says how long one takes
 // The host repeats the check on the image: uml.py knows pattern_word() too; keep them equal.
 #include "sys.h"
 
 enum { kBlock = 4096, kExtent = 65536, kSector = 512 };
+static const char kDiscardMax[] = "/sys/block/vda/queue/discard_max_bytes";
+static const char kZeroMax[] = "/sys/block/vda/queue/write_zeroes_max_bytes";
 enum { kBucketNs = 500, kBuckets = 40000 };  // of the histogram: up to 20 ms
 static u8* buffer;                           // kExtent bytes, page aligned as O_DIRECT demands
 
@@ -128,6 +132,37 @@ static void measure_reads(i64 fd, u64 size, u64 reads) {
   stop();
 }
 
+// One pass: writes, reads back, discards and zeroes. Returns how many sectors the discard made zeros.
+static u64 write_and_verify(i64 cached, i64 fd, u64 seed, u64 blocks, u64 extents) {
+  const u64 blocks_end = blocks * kBlock, end = blocks_end + extents * kExtent;
+  write_pattern(cached, seed, 0, blocks_end, kBlock, "write");
+  expect(sys_fsync(cached), 0, "fsync", blocks_end);
+  write_pattern(fd, seed, blocks_end, end, kExtent, "O_DIRECT write");
+  expect(sys_fsync(fd), 0, "fsync", end);
+  expect(sys_ioctl(cached, BLKFLSBUF, 0), 0, "BLKFLSBUF", 0);
+  verify_pattern(cached, seed, 0, blocks_end, kBlock, "wrong data");
+  verify_pattern(fd, seed, 0, blocks_end, kBlock, "wrong data (O_DIRECT)");
+  verify_pattern(fd, seed, blocks_end, end, kExtent, "wrong data (O_DIRECT)");
+
+  // The first extent is discarded, the third zeroed; the second and fourth guard their edges.
+  const u64 discard[2] = {blocks_end, kExtent}, zero[2] = {blocks_end + 2 * kExtent, kExtent};
+  u64 zeroed = 0;
+  if (extents >= 4) {
+    if (file_number(kDiscardMax)) {
+      expect(sys_ioctl(fd, BLKDISCARD, (void*)discard), 0, "BLKDISCARD", discard[0]);
+      zeroed = verify_discarded(fd, seed, discard[0], discard[0] + discard[1]);
+    }
+    // Without write-zeroes the kernel writes zero pages: the outcome must be the same.
+    expect(sys_ioctl(fd, BLKZEROOUT, (void*)zero), 0, "BLKZEROOUT", zero[0]);
+    verify_zero(fd, zero[0], zero[0] + zero[1]);
+    verify_pattern(fd, seed, blocks_end - (blocks ? kBlock : 0), blocks_end, kBlock, "discard hit its neighbour");
+    verify_pattern(fd, seed, blocks_end + kExtent, zero[0], kExtent, "discard or zero-out hit its neighbour");
+    verify_pattern(fd, seed, zero[0] + kExtent, end, kExtent, "zero-out hit its neighbour");
+  }
+  expect(sys_fsync(fd), 0, "fsync", 0);
+  return zeroed;
+}
+
 static void set_up_devices(void) {
   sys_mount("devtmpfs", "/dev");
   sys_mount("sysfs", "/sys");
@@ -143,6 +178,7 @@ static void main_(char** env) {
   const u64 extents = env_number(env, "extents=", 500);
   const u64 seed = env_number(env, "seed=", 1);
   const u64 wanted_size = env_number(env, "size=", 0);
+  const u64 loop = env_number(env, "loop=", 0);
   const u64 reads = env_number(env, "reads=", 0);
   buffer = sys_pages(kExtent);
   set_up_devices();
@@ -160,46 +196,26 @@ static void main_(char** env) {
   if (size < end) fail("device too small for blocks= and extents=", end, (i64)size);
   expect(sys_pread(fd, buffer, kBlock, size), 0, "read at the end of the device", size);
 
-  write_pattern(cached, seed, 0, blocks_end, kBlock, "write");
-  expect(sys_fsync(cached), 0, "fsync", blocks_end);
-  write_pattern(fd, seed, blocks_end, end, kExtent, "O_DIRECT write");
-  expect(sys_fsync(fd), 0, "fsync", end);
-  expect(sys_ioctl(cached, BLKFLSBUF, 0), 0, "BLKFLSBUF", 0);
-  verify_pattern(cached, seed, 0, blocks_end, kBlock, "wrong data");
-  verify_pattern(fd, seed, 0, blocks_end, kBlock, "wrong data (O_DIRECT)");
-  verify_pattern(fd, seed, blocks_end, end, kExtent, "wrong data (O_DIRECT)");
-
-  // The first extent is discarded, the third zeroed; the second and fourth guard their edges.
-  const u64 discard[2] = {blocks_end, kExtent}, zero[2] = {blocks_end + 2 * kExtent, kExtent};
-  const u64 discard_max = file_number("/sys/block/vda/queue/discard_max_bytes");
-  const u64 zero_max = file_number("/sys/block/vda/queue/write_zeroes_max_bytes");
-  u64 zeroed = 0;
-  if (extents >= 4) {
-    if (discard_max) {
-      expect(sys_ioctl(fd, BLKDISCARD, (void*)discard), 0, "BLKDISCARD", discard[0]);
-      zeroed = verify_discarded(fd, seed, discard[0], discard[0] + discard[1]);
-    }
-    // Without write-zeroes the kernel writes zero pages: the outcome must be the same.
-    expect(sys_ioctl(fd, BLKZEROOUT, (void*)zero), 0, "BLKZEROOUT", zero[0]);
-    verify_zero(fd, zero[0], zero[0] + zero[1]);
-    verify_pattern(fd, seed, blocks_end - (blocks ? kBlock : 0), blocks_end, kBlock, "discard hit its neighbour");
-    verify_pattern(fd, seed, blocks_end + kExtent, zero[0], kExtent, "discard or zero-out hit its neighbour");
-    verify_pattern(fd, seed, zero[0] + kExtent, end, kExtent, "zero-out hit its neighbour");
-  }
-  expect(sys_fsync(fd), 0, "fsync", 0);
+  u64 passes = 0, zeroed = 0;
+  do {
+    zeroed = write_and_verify(cached, fd, seed + passes++, blocks, extents);
+    expect(sys_pread(fd, buffer, kBlock, size - kBlock), kBlock, "read of the last block", size - kBlock);
+  } while (loop && is_zero(0, kBlock));
 
   say("RESULT ok size=");
   say_number(size);
   say(" blocks=");
   say_number(blocks);
+  say(" passes=");
+  say_number(passes);
   say(" extents=");
   say_number(extents);
   say(" discard_max=");
-  say_number(discard_max);
+  say_number(file_number(kDiscardMax));
   say(" sectors_zeroed_by_discard=");
   say_number(zeroed);
   say(" write_zeroes_max=");
-  say_number(zero_max);
+  say_number(file_number(kZeroMax));
   say("\n");
   stop();
 }
