@@ -1,3 +1,6 @@
+# What runs once or waits most of the time is not optimised: with a sanitizer, that takes half of the time to compile.
+set(SLUICE_QUICKLY_COMPILED -O0 -g1)
+
 # sluice_library(name SOURCES ... LINKS ... PRIVATE ...): a static library of one folder, included as "lib/...".
 function(sluice_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE" ${ARGN})
@@ -11,20 +14,19 @@ function(sluice_program name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
   add_executable(${name} main.cc ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE CLI11::CLI11 ${ARG_LINKS} sluice_warnings)
-  # What runs once need not be fast: to optimise the parser of options takes as long as a third of a library.
-  set_source_files_properties(main.cc PROPERTIES COMPILE_OPTIONS -O0)
+  set_source_files_properties(main.cc PROPERTIES COMPILE_OPTIONS "${SLUICE_QUICKLY_COMPILED}")
 endfunction()
 
-# sluice_test(name SOURCES ... LINKS ...): one GoogleTest binary, one CTest entry, label "unit".
+# sluice_test(name [COMPUTES] SOURCES ... LINKS ...): one GoogleTest binary, one CTest entry, label "unit". COMPUTES: its
+# time goes to its own sources more than to what they test.
 function(sluice_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "COMPUTES" "TIMEOUT" "SOURCES;LINKS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} GTest::gmock GTest::gtest GTest::gtest_main sluice_warnings)
-  # Lines for a debugger, but no more: a third of what they take to compile.
-  target_compile_options(${name} PRIVATE -O1 -g1)
+  target_compile_options(${name} PRIVATE ${SLUICE_QUICKLY_COMPILED} $<$<BOOL:${ARG_COMPUTES}>:-O1>)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT ${ARG_TIMEOUT})
 endfunction()
@@ -44,7 +46,7 @@ endfunction()
 
 # sluice_fuzz(name SEEDS program SOURCES ... LINKS ...): one libFuzzer program, built by the preset "fuzz" only. SEEDS is
 # a program that writes the first inputs into the directory that it is given. The CTest entry, label "fuzz", runs it for
-# 20 s; longer: scripts/fuzz.sh. The target "fuzzers" builds all of them, and nothing else.
+# a minute; longer: scripts/fuzz.sh. The target "fuzzers" builds all of them, and nothing else.
 function(sluice_fuzz name)
   cmake_parse_arguments(ARG "" "SEEDS;MAX_LEN" "SOURCES;LINKS" ${ARGN})
   if(NOT SLUICE_SANITIZE MATCHES "fuzzer-no-link")
