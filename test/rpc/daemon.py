@@ -147,3 +147,29 @@ class Daemon:
             self.log.close()
         if self._own:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class DaemonCase(unittest.TestCase):
+    """Tests that share a daemon."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = cls.enterClassContext(Daemon())
+
+    def setUp(self):
+        self.client = self.daemon.client()
+        self.call = self.client.call
+
+    def file(self, name, size):
+        path = self.daemon.directory / name
+        with open(path, 'wb') as file:
+            file.truncate(size)
+        return str(path)
+
+    def assert_refused(self, code, texts, method, **params):
+        with self.assertRaises(RpcError) as refused:
+            self.call(method, **params)
+        self.assertEqual(refused.exception.code, code, refused.exception.message)
+        for text in [texts] if isinstance(texts, str) else texts:
+            self.assertIn(text, refused.exception.message)
+        self.assertTrue(refused.exception.message.startswith(method), refused.exception.message)
