@@ -63,6 +63,7 @@ class VolumeChannel final : public BdevChannel {
   void flush(BlockIo& io);
 
   Extent next_extent(uint64_t offset_bytes, uint64_t max_bytes) const;
+  Extent cluster_extent(uint64_t offset_bytes, uint64_t max_bytes) const;
   Extent extent_of(const Entry& entry, uint64_t index, uint64_t within_bytes, uint64_t max_bytes) const;
   void read_extent(Piece& piece, const Extent& extent);
 
@@ -81,13 +82,18 @@ class VolumeChannel final : public BdevChannel {
   Split& split_up(BlockIo& io);
   void slice(Piece& piece, IovCursor& cursor, uint64_t length_bytes);
   void to_base(Piece& piece, uint64_t offset_bytes);
+  static void finish_piece(Work& work);
   void finish(Piece& piece, IoStatus status);
+  void finish_later(Piece& piece, IoStatus status);
   void end_part(Split& split, IoStatus status);
 
   Store& store_;
   Volume& volume_;
+  // Powers of two. Each request asks several times in which cluster and sub-cluster it is: divisions are slow.
   const uint64_t cluster_bytes_;
   const uint64_t subcluster_bytes_;
+  const int cluster_bits_;
+  const int subcluster_bits_;
   ChannelRef base_;
   ChannelRef origin_;
   ElasticPool<Piece>* pieces_ = nullptr;
