@@ -5,6 +5,9 @@
 // What was taken out while current() was e is nobody's any more when oldest() > e; somebody must have called advance()
 // since.
 //
+// A reader counts its uses by epoch, so that entering and leaving touch nothing but the count, and tell the owner only
+// when the oldest epoch changes.
+//
 // Source: epoch-based reclamation (K. Fraser, "Practical lock-freedom", 2004), with an epoch per request.
 #pragma once
 

@@ -6,6 +6,7 @@
 //                                       else -> owner: where? -> fill, copy -> base bdev -> owner: visible
 //
 // Thread:     its own.
+//             A piece that is done completes its request at once; in submit() that waits for the end of the turn.
 // Ownership:  pieces come from the host's ElasticPool, and hold no memory while nothing is in flight.
 // Invariants: a piece is inside an epoch from before it looks at the map until its last use of what it found, but not
 //             while it waits for the owner's leave to write: the owner may be waiting for the epoch to end.
