@@ -59,26 +59,33 @@ bool BdevChannel::fits(const BlockIo& io) const {
 }
 
 void BdevChannel::complete(BlockIo& io, IoStatus status) {
+  end(io, status);
+  io.target->defer(io);
+}
+
+void BdevChannel::complete_now(BlockIo& io, IoStatus status) {
+  end(io, status);
+  io.run(io);
+}
+
+void BdevChannel::end(BlockIo& io, IoStatus status) {
   BdevChannel& channel = *io.channel;
   // What was in flight when the device was pulled out ends with an error, however far it got.
   if (channel.bdev_.removed_.load(std::memory_order_relaxed)) status = IoStatus::kRemoved;
   io.status = status;
-  LwThread& thread = *io.target;
-  if (io.submit_ns != SplitIo::kPiece) {
-    --channel.in_flight_;
-    if (status == IoStatus::kOk) {
-      IoTypeStats& stats = channel.stats_.of(io.type);
-      const uint64_t ns = thread.now_ns() - io.submit_ns;
-      ++stats.ops;
-      stats.bytes += io.length_bytes;
-      stats.total_ns += ns;
-      stats.max_ns = std::max(stats.max_ns, ns);
-      stats.min_ns = std::min(stats.min_ns, ns);
-    } else {
-      ++channel.stats_.by_status[static_cast<size_t>(status)];
-    }
+  if (io.submit_ns == SplitIo::kPiece) return;
+  --channel.in_flight_;
+  if (status != IoStatus::kOk) {
+    ++channel.stats_.by_status[static_cast<size_t>(status)];
+    return;
   }
-  thread.defer(io);
+  IoTypeStats& stats = channel.stats_.of(io.type);
+  const uint64_t ns = io.target->now_ns() - io.submit_ns;
+  ++stats.ops;
+  stats.bytes += io.length_bytes;
+  stats.total_ns += ns;
+  stats.max_ns = std::max(stats.max_ns, ns);
+  stats.min_ns = std::min(stats.min_ns, ns);
 }
 
 }  // namespace sluice

@@ -36,6 +36,9 @@ class BdevChannel : public Channel {
 
   // For modules: ends a request that do_submit() was given. On the channel's host; also inside do_submit().
   static void complete(BlockIo& io, IoStatus status);
+  // The same at once, instead of as deferred work: `run` has been called when this returns. As the last thing that work
+  // of the channel's own lightweight thread does, which submit() did not call: what `run` does may end the channel.
+  static void complete_now(BlockIo& io, IoStatus status);
 
  private:
   friend class SplitIo;
@@ -45,6 +48,7 @@ class BdevChannel : public Channel {
 
   IoStatus check(const BlockIo& io) const;
   bool fits(const BlockIo& io) const;
+  static void end(BlockIo& io, IoStatus status);
 
   Bdev& bdev_;
   uint32_t in_flight_ = 0;

@@ -15,25 +15,24 @@ EpochReader::~EpochReader() {
   std::erase(epochs_.readers_, this);
 }
 
-void EpochReader::enter(EpochUse& use) {
-  // An old number is harmless: it only holds things back for longer. Acquire: who sees a new number also sees the maps
-  // as they were when the epoch before it ended, without what was taken out of them.
-  use.epoch_ = epochs_.current_.load(std::memory_order_acquire);
+void EpochReader::begin(uint64_t epoch) {
   const bool first = uses_.empty();
-  uses_.push_back(use);
+  uses_.push_back({.epoch = epoch, .count = 1});
   // With others in flight an epoch is published that is as old or older.
   if (!first) return;
-  // Release, as in leave(): the owner that sees this value, not the one before, must see those uses as ended.
-  oldest_.store(use.epoch_, std::memory_order_release);
+  // Release, as in end(): the owner that sees this value, not the one before, must see those uses as ended.
+  oldest_.store(epoch, std::memory_order_release);
   // With the one in Epochs::oldest(): either the owner sees the epoch, or what it had taken out by then is not found.
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
-void EpochReader::leave(EpochUse& use) {
-  CHECK(use.linked());
-  const bool first = &uses_.front() == &use;
-  use.unlink();
-  if (first) oldest_.store(uses_.empty() ? kNone : uses_.front().epoch_, std::memory_order_release);
+void EpochReader::end(uint64_t epoch) {
+  const auto uses = std::ranges::find(uses_, epoch, &Uses::epoch);
+  CHECK(uses != uses_.end());
+  if (--uses->count > 0) return;
+  const bool first = uses == uses_.begin();
+  uses_.erase(uses);
+  if (first) oldest_.store(uses_.empty() ? kNone : uses_.front().epoch, std::memory_order_release);
 }
 
 Epochs::~Epochs() { CHECK(readers_.empty()); }

@@ -5,23 +5,29 @@
 // What was taken out while current() was e is nobody's any more when oldest() > e; somebody must have called advance()
 // since.
 //
+// A reader counts its uses by epoch, so that entering and leaving touch nothing but the count, and tell the owner only
+// when the oldest epoch changes.
+//
 // Source: epoch-based reclamation (K. Fraser, "Practical lock-freedom", 2004), with an epoch per request.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <utility>
 #include <vector>
 
-#include "lib/base/intrusive_list.h"
+#include "lib/base/check.h"
 
 namespace sluice::lvol {
 
 class Epochs;
-struct EpochTag;
 
 // One piece of I/O in flight, as long as it may use what it found.
-class EpochUse : public ListHook<EpochTag> {
+class EpochUse {
+ public:
+  bool entered() const { return epoch_ != 0; }
+
  private:
   friend class EpochReader;
   uint64_t epoch_ = 0;
@@ -45,10 +51,19 @@ class EpochReader {
   friend class Epochs;
   static constexpr uint64_t kNone = UINT64_MAX;
 
+  // How many uses are in an epoch.
+  struct Uses {
+    uint64_t epoch;
+    uint64_t count;
+  };
+
+  void begin(uint64_t epoch);
+  void end(uint64_t epoch);
+
   Epochs& epochs_;
   const void* const group_;
-  List<EpochUse, EpochTag> uses_;  // the oldest first
-  // The epoch of the first of them. On a line of its own: each request writes it.
+  std::vector<Uses> uses_;  // by epoch, the oldest first: one or two, as epochs end rarely
+  // The epoch of the first of them. On a line of its own: the owner reads it.
   alignas(64) std::atomic<uint64_t> oldest_ = kNone;
 };
 
@@ -79,5 +94,27 @@ class Epochs {
   mutable std::mutex mutex_;  // of readers_: they come and go on their own threads
   std::vector<EpochReader*> readers_;
 };
+
+inline void EpochReader::enter(EpochUse& use) {
+  CHECK(!use.entered());
+  // An old number is harmless: it only holds things back for longer. Acquire: who sees a new number also sees the maps
+  // as they were when the epoch before it ended, without what was taken out of them.
+  use.epoch_ = epochs_.current_.load(std::memory_order_acquire);
+  if (!uses_.empty() && uses_.back().epoch == use.epoch_) [[likely]] {
+    ++uses_.back().count;
+  } else {
+    begin(use.epoch_);
+  }
+}
+
+inline void EpochReader::leave(EpochUse& use) {
+  CHECK(use.entered());
+  const uint64_t epoch = std::exchange(use.epoch_, 0);
+  if (uses_.back().epoch == epoch && uses_.back().count > 1) [[likely]] {
+    --uses_.back().count;
+  } else {
+    end(epoch);
+  }
+}
 
 }  // namespace sluice::lvol

@@ -81,7 +81,9 @@ void Journal::open_page() {
     chunks_.push_back({next_sequence_, next_sequence_ + slots, std::move(pages)});
   }
   headers_.push_back({.store = store_, .sequence = next_sequence_, .first_record = next_record_, .opening = opening_});
-  std::ranges::fill(page_of(next_sequence_), std::byte{0});
+  const PageSpan page = page_of(next_sequence_);
+  std::ranges::fill(page, std::byte{0});
+  last_page_ = page.data();
   ++next_sequence_;
   filling_ = true;
 }
@@ -89,9 +91,9 @@ void Journal::open_page() {
 RecordNumber Journal::append(const Record& record) {
   CHECK(!gate_.closed());
   CHECK(has_reserve());
-  if (!filling_ || !lvol::append(record, page_of(next_sequence_ - 1), headers_.back())) {
+  if (!filling_ || !lvol::append(record, PageSpan(last_page_, kPageBytes), headers_.back())) {
     open_page();
-    CHECK(lvol::append(record, page_of(next_sequence_ - 1), headers_.back()));
+    CHECK(lvol::append(record, PageSpan(last_page_, kPageBytes), headers_.back()));
   }
   return next_record_++;
 }

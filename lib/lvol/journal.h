@@ -104,6 +104,7 @@ class Journal {
   uint64_t next_sequence_;             // of the page to be begun next
   uint32_t previous_crc_;              // of the page before first_unsealed_
   bool filling_ = false;               // the last page takes more records
+  std::byte* last_page_ = nullptr;     // while it does
   std::deque<Chunk> chunks_;           // with the pages from first_pending_ on
   IoBuffer spare_;                     // a chunk's buffer, for the next one
   std::deque<JournalHeader> headers_;  // of pages from first_unsealed_ on

@@ -32,18 +32,18 @@ struct MapRequest : BlockIo {
     kDone,
   };
 
-  Store* store = nullptr;  // set by Store::ask()
   Volume* volume = nullptr;
-  LwThread* channel_thread = nullptr;       // who asks; the answer goes there
-  void (*on_answer)(Work& work) = nullptr;  // `run`, then
-
+  uint32_t index = 0;    // cluster of the volume
+  uint32_t count = 1;    // kDrop: of clusters
+  uint64_t touched = 0;  // kWrite: bits of the sub-clusters that are written, wholly or in part
+  uint64_t partial = 0;  // of these, in part only
   Kind kind = Kind::kWrite;
-  uint32_t index = 0;     // cluster of the volume
-  uint32_t count = 1;     // kDrop: of clusters
-  uint64_t touched = 0;   // kWrite: bits of the sub-clusters that are written, wholly or in part
-  uint64_t partial = 0;   // of these, in part only
   bool allocate = false;  // kOwn: also what is not mapped
   bool failed = false;    // kPublish: what was to be written is not there
+
+  Store* store = nullptr;                   // set by Store::ask()
+  LwThread* channel_thread = nullptr;       // who asks; the answer goes there
+  void (*on_answer)(Work& work) = nullptr;  // `run`, then
 
   Answer answer = Answer::kFailed;
   IoStatus result = IoStatus::kOk;  // of kFailed

@@ -56,6 +56,22 @@ Maps::~Maps() {
   while (!all_.empty()) free_page(all_.front());
 }
 
+inline Found Maps::look_up(const MapPage* page, uint64_t index) const {
+  if (page == nullptr || (page != &damaged_ && index >= clusters_below(page->level))) return {};
+  bool alone = true;
+  for (;;) {
+    if (page == &damaged_) return {.damaged = true};
+    // References of pages before those below and before the counts of clusters: a copy that takes one from the page
+    // has first given one to what is below it.
+    alone &= page->references.load(std::memory_order_acquire) == 1;
+    if (page->level == 0) break;
+    page = child(*page, slot_of(index, page->level));
+    if (page == nullptr) return {};
+  }
+  const Entry entry = leaf(*page).load(slot_of(index, 0));
+  return {.entry = entry, .in_place = alone && entry.own != kNoCluster && !clusters_.shared(entry.own)};
+}
+
 Found Maps::find(const MapRoot& root, uint64_t index) const {
   for (;;) {
     const uint64_t version = root.version_.load(std::memory_order_acquire);
@@ -67,25 +83,8 @@ Found Maps::find(const MapRoot& root, uint64_t index) const {
   }
 }
 
-Found Maps::look_up(const MapPage* page, uint64_t index) const {
-  if (page == nullptr || (page != &damaged_ && index >= clusters_below(page->level))) return {};
-  bool alone = true;
-  for (;;) {
-    if (page == &damaged_) return {.damaged = true};
-    // References of pages before those below and before the counts of clusters: a copy that takes one from the page
-    // has first given one to what is below it.
-    alone = alone && page->references.load(std::memory_order_acquire) == 1;
-    if (page->level == 0) break;
-    page = child(*page, slot_of(index, page->level));
-    if (page == nullptr) return {};
-  }
-  Found found{.entry = leaf(*page).load(slot_of(index, 0))};
-  found.in_place = alone && found.entry.own != kNoCluster && !clusters_.shared(found.entry.own);
-  return found;
-}
-
 void Maps::set(MapRoot& root, uint32_t index, const Entry& entry, RecordNumber by) {
-  const Found found = look_up(root.page(), index);
+  const Found found = find(root, index);
   CHECK(!found.damaged);
   if (found.entry != entry) replace(root, index, found.entry, entry, by);
 }

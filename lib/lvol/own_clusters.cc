@@ -37,7 +37,7 @@ void Maps::stand_beside(const MapRoot& from, MapRoot& to) {
 void Maps::adjust_own(MapRoot& root, uint64_t index, const Entry& from, const Entry& to) const {
   ++root.changes_;
   if (index >= root.counted_ || (from.own == to.own && from.base == to.base)) return;
-  const Entry of_parent = root.parent_ == nullptr ? Entry{} : look_up(root.parent_->page(), index).entry;
+  const Entry of_parent = root.parent_ == nullptr ? Entry{} : find(*root.parent_, index).entry;
   root.own_ = root.own_ + own_in(to, of_parent) - own_in(from, of_parent);
 }
 

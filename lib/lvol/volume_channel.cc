@@ -38,15 +38,15 @@ struct VolumeChannel::Owning {
   IoStatus status = IoStatus::kOk;
 };
 
-struct VolumeChannel::Piece : MapRequest {
+// By cache lines: what a read, or a write in place, needs of it lies in three of them.
+struct alignas(64) VolumeChannel::Piece : MapRequest {
   VolumeChannel* owner = nullptr;
   BlockIo* io = nullptr;     // the request
   Split* split = nullptr;    // that this is a part of; nullptr: it is all of it
   Owning* owning = nullptr;  // instead of a request
   EpochUse use;
-  bool entered = false;
-  bool asks = false;          // write: others have come between when it did not
   uint64_t within_bytes = 0;  // write: where in the cluster it begins
+  bool asks = false;          // write: others have come between when it did not
   IoStatus written = IoStatus::kOk;
   std::vector<iovec> slices;  // of a part: its buffers
 
@@ -59,6 +59,8 @@ VolumeChannel::VolumeChannel(Bdev& bdev, Store& store, Volume& volume, ChannelRe
       volume_(volume),
       cluster_bytes_(store.geometry().cluster_bytes),
       subcluster_bytes_(store.geometry().subcluster_bytes()),
+      cluster_bits_(std::countr_zero(cluster_bytes_)),
+      subcluster_bits_(std::countr_zero(subcluster_bytes_)),
       base_(std::move(base)),
       origin_(std::move(origin)),
       reader_(store.epochs(), &volume) {
@@ -146,8 +148,15 @@ void VolumeChannel::to_base(Piece& piece, uint64_t offset_bytes) {
   channel_of(base_).submit(piece);
 }
 
+// What is submitted for it has completed, and nothing is left to do.
+void VolumeChannel::finish_piece(Work& work) {
+  auto& piece = static_cast<Piece&>(work);
+  piece.owner->finish(piece, piece.status);
+}
+
+// The last thing that a piece of work does, later than submit(): the channel may be gone afterwards.
 void VolumeChannel::finish(Piece& piece, IoStatus status) {
-  if (std::exchange(piece.entered, false)) reader_.leave(piece.use);
+  if (piece.use.entered()) reader_.leave(piece.use);
   BlockIo* io = piece.io;
   Split* split = piece.split;
   Owning* owning = piece.owning;
@@ -158,8 +167,15 @@ void VolumeChannel::finish(Piece& piece, IoStatus status) {
     owning->status = status;
     owning->done.set();
   } else {
-    complete(*io, status);
+    complete_now(*io, status);
   }
+}
+
+// Within submit().
+void VolumeChannel::finish_later(Piece& piece, IoStatus status) {
+  piece.status = status;
+  piece.run = finish_piece;
+  thread().defer(piece);
 }
 
 void VolumeChannel::end_part(Split& split, IoStatus status) {
@@ -168,7 +184,7 @@ void VolumeChannel::end_part(Split& split, IoStatus status) {
   BlockIo& io = *split.io;
   const IoStatus result = split.status;
   splits_->give_back(std::unique_ptr<Split>(&split));
-  complete(io, result);
+  complete_now(io, result);
 }
 
 // --- Reading ---
@@ -176,7 +192,6 @@ void VolumeChannel::end_part(Split& split, IoStatus status) {
 void VolumeChannel::read(BlockIo& io) {
   Piece& first = take_piece(&io, nullptr);
   reader_.enter(first.use);
-  first.entered = true;
   const Extent extent = next_extent(io.offset_bytes, io.length_bytes);
   if (extent.length_bytes == io.length_bytes) {
     read_extent(first, extent);
@@ -196,10 +211,7 @@ void VolumeChannel::read(BlockIo& io) {
   std::vector<Extent> extents = std::move(extents_);  // completions of zeros may submit, one day
   for (size_t i = 0; i < extents.size(); ++i) {
     Piece& piece = i == 0 ? first : take_piece(&io, &split);
-    if (i > 0) {
-      reader_.enter(piece.use);
-      piece.entered = true;
-    }
+    if (i > 0) reader_.enter(piece.use);
     slice(piece, cursor, extents[i].length_bytes);
     read_extent(piece, extents[i]);
   }
@@ -209,38 +221,38 @@ void VolumeChannel::read(BlockIo& io) {
 
 // From `offset_bytes` on, at most `max_bytes`: over the ends of clusters where the next one goes on in the same place.
 VolumeChannel::Extent VolumeChannel::next_extent(uint64_t offset_bytes, uint64_t max_bytes) const {
-  Extent extent;
+  Extent extent = cluster_extent(offset_bytes, max_bytes);
   while (extent.length_bytes < max_bytes) {
     const uint64_t at = offset_bytes + extent.length_bytes;
-    const uint64_t index = at / cluster_bytes_;
-    const uint64_t within = at % cluster_bytes_;
-    const Found found = store_.maps().find(volume_.map, index);
-    const uint64_t max = std::min(max_bytes - extent.length_bytes, cluster_bytes_ - within);
-    const Extent next = found.damaged ? Extent{.source = Source::kDamaged, .offset_bytes = 0, .length_bytes = max}
-                                      : extent_of(found.entry, index, within, max);
-    if (extent.length_bytes == 0) {
-      extent = next;
-    } else {
-      const bool placed = next.source == Source::kBase || next.source == Source::kOrigin;
-      if (next.source != extent.source) break;
-      if (placed && next.offset_bytes != extent.offset_bytes + extent.length_bytes) break;
-      extent.length_bytes += next.length_bytes;
-    }
-    // It ends within a cluster.
-    if (next.length_bytes < max) break;
+    if ((at & (cluster_bytes_ - 1)) != 0) break;  // it ends within a cluster
+    const Extent next = cluster_extent(at, max_bytes - extent.length_bytes);
+    const bool placed = next.source == Source::kBase || next.source == Source::kOrigin;
+    if (next.source != extent.source) break;
+    if (placed && next.offset_bytes != extent.offset_bytes + extent.length_bytes) break;
+    extent.length_bytes += next.length_bytes;
   }
   return extent;
+}
+
+// Within the cluster of `offset_bytes`.
+VolumeChannel::Extent VolumeChannel::cluster_extent(uint64_t offset_bytes, uint64_t max_bytes) const {
+  const uint64_t index = offset_bytes >> cluster_bits_;
+  const uint64_t within = offset_bytes & (cluster_bytes_ - 1);
+  const uint64_t max = std::min(max_bytes, cluster_bytes_ - within);
+  const Found found = store_.maps().find(volume_.map, index);
+  if (found.damaged) return {.source = Source::kDamaged, .length_bytes = max};
+  return extent_of(found.entry, index, within, max);
 }
 
 // Of one cluster.
 VolumeChannel::Extent VolumeChannel::extent_of(const Entry& entry, uint64_t index, uint64_t within_bytes,
                                                uint64_t max_bytes) const {
   const Geometry& geometry = store_.geometry();
-  const auto first = static_cast<uint32_t>(within_bytes / subcluster_bytes_);
+  const auto first = static_cast<uint32_t>(within_bytes >> subcluster_bits_);
   const uint64_t bits = entry.valid >> first;
   const bool own = (bits & 1) != 0;
   const uint32_t run = static_cast<uint32_t>(own ? std::countr_one(bits) : std::countr_zero(bits));
-  const uint64_t run_end_bytes = std::min<uint64_t>(first + run, geometry.subclusters()) * subcluster_bytes_;
+  const uint64_t run_end_bytes = std::min(static_cast<uint64_t>(first + run) << subcluster_bits_, cluster_bytes_);
   const uint64_t length = std::min(max_bytes, run_end_bytes - within_bytes);
   if (own) {
     return {.source = Source::kBase,
@@ -266,20 +278,17 @@ void VolumeChannel::read_extent(Piece& piece, const Extent& extent) {
     case Source::kOrigin:
       piece.type = IoType::kRead;
       piece.offset_bytes = extent.offset_bytes;
-      piece.run = [](Work& work) {
-        auto& done = static_cast<Piece&>(work);
-        done.owner->finish(done, done.status);
-      };
+      piece.run = finish_piece;
       channel_of(extent.source == Source::kBase ? base_ : origin_).submit(piece);
       return;
     case Source::kZeros: {
       IovCursor cursor(piece.buffers());
       cursor.fill(std::byte{0}, extent.length_bytes);
-      finish(piece, IoStatus::kOk);
+      finish_later(piece, IoStatus::kOk);
       return;
     }
     case Source::kDamaged:
-      finish(piece, IoStatus::kFailed);
+      finish_later(piece, IoStatus::kFailed);
       return;
   }
 }
@@ -290,7 +299,7 @@ void VolumeChannel::write(BlockIo& io) {
   const uint64_t within = io.offset_bytes & (cluster_bytes_ - 1);
   if (within + io.length_bytes <= cluster_bytes_) {
     Piece& piece = take_piece(&io, nullptr);
-    piece.index = static_cast<uint32_t>(io.offset_bytes / cluster_bytes_);
+    piece.index = static_cast<uint32_t>(io.offset_bytes >> cluster_bits_);
     piece.within_bytes = within;
     write_piece(piece);
     return;
@@ -313,16 +322,15 @@ void VolumeChannel::write(BlockIo& io) {
 
 void VolumeChannel::write_piece(Piece& piece) {
   const uint64_t end = piece.within_bytes + piece.length_bytes;
-  const auto first = static_cast<uint32_t>(piece.within_bytes / subcluster_bytes_);
-  const auto last = static_cast<uint32_t>((end - 1) / subcluster_bytes_);
+  const auto first = static_cast<uint32_t>(piece.within_bytes >> subcluster_bits_);
+  const auto last = static_cast<uint32_t>((end - 1) >> subcluster_bits_);
   piece.touched = store_.geometry().bits(first, last);
 
   piece.partial = 0;
-  if (piece.within_bytes % subcluster_bytes_ != 0) piece.partial |= 1ULL << first;
-  if (end % subcluster_bytes_ != 0) piece.partial |= 1ULL << last;
+  if ((piece.within_bytes & (subcluster_bytes_ - 1)) != 0) piece.partial |= 1ULL << first;
+  if ((end & (subcluster_bytes_ - 1)) != 0) piece.partial |= 1ULL << last;
 
   reader_.enter(piece.use);
-  piece.entered = true;
   // The owner holds writes before it ends the epoch: who is in a later one sees that here.
   if (!volume_.held.load(std::memory_order_acquire)) [[likely]] {
     const Found found = store_.maps().find(volume_.map, piece.index);
@@ -330,10 +338,7 @@ void VolumeChannel::write_piece(Piece& piece) {
       const uint64_t missing = piece.touched & ~found.entry.valid;
       if (missing == 0) [[likely]] {
         piece.type = IoType::kWrite;
-        piece.run = [](Work& work) {
-          auto& done = static_cast<Piece&>(work);
-          done.owner->finish(done, done.status);
-        };
+        piece.run = finish_piece;
         to_base(piece, store_.geometry().offset_bytes(found.entry.own) + piece.within_bytes);
         return;
       }
@@ -346,7 +351,6 @@ void VolumeChannel::write_piece(Piece& piece) {
     }
   }
   reader_.leave(piece.use);
-  piece.entered = false;
   ask(piece, MapRequest::Kind::kWrite);
 }
 
@@ -381,7 +385,7 @@ void VolumeChannel::on_answer(Piece& piece) {
       return;
     case MapRequest::Answer::kRetry:
       piece.asks = piece.kind == MapRequest::Kind::kWritten;
-      if (std::exchange(piece.entered, false)) reader_.leave(piece.use);
+      if (piece.use.entered()) reader_.leave(piece.use);
       write_piece(piece);
       return;
     case MapRequest::Answer::kGranted:
@@ -548,13 +552,10 @@ void VolumeChannel::flush(BlockIo& io) {
   if (store_.dirty()) {
     ask(piece, MapRequest::Kind::kFlush);
   } else if (channel_of(base_).bdev().supports(IoType::kFlush)) {
-    piece.run = [](Work& work) {
-      auto& done = static_cast<Piece&>(work);
-      done.owner->finish(done, done.status);
-    };
+    piece.run = finish_piece;
     to_base(piece, 0);
   } else {
-    finish(piece, IoStatus::kOk);
+    finish_later(piece, IoStatus::kOk);
   }
 }
 

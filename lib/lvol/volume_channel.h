@@ -6,6 +6,7 @@
 //                                       else -> owner: where? -> fill, copy -> base bdev -> owner: visible
 //
 // Thread:     its own.
+//             A piece that is done completes its request at once; in submit() that waits for the end of the turn.
 // Ownership:  pieces come from the host's ElasticPool, and hold no memory while nothing is in flight.
 // Invariants: a piece is inside an epoch from before it looks at the map until its last use of what it found, but not
 //             while it waits for the owner's leave to write: the owner may be waiting for the epoch to end.
@@ -63,6 +64,7 @@ class VolumeChannel final : public BdevChannel {
   void flush(BlockIo& io);
 
   Extent next_extent(uint64_t offset_bytes, uint64_t max_bytes) const;
+  Extent cluster_extent(uint64_t offset_bytes, uint64_t max_bytes) const;
   Extent extent_of(const Entry& entry, uint64_t index, uint64_t within_bytes, uint64_t max_bytes) const;
   void read_extent(Piece& piece, const Extent& extent);
 
@@ -81,13 +83,18 @@ class VolumeChannel final : public BdevChannel {
   Split& split_up(BlockIo& io);
   void slice(Piece& piece, IovCursor& cursor, uint64_t length_bytes);
   void to_base(Piece& piece, uint64_t offset_bytes);
+  static void finish_piece(Work& work);
   void finish(Piece& piece, IoStatus status);
+  void finish_later(Piece& piece, IoStatus status);
   void end_part(Split& split, IoStatus status);
 
   Store& store_;
   Volume& volume_;
+  // Powers of two. Each request asks several times in which cluster and sub-cluster it is: divisions are slow.
   const uint64_t cluster_bytes_;
   const uint64_t subcluster_bytes_;
+  const int cluster_bits_;
+  const int subcluster_bits_;
   ChannelRef base_;
   ChannelRef origin_;
   ElasticPool<Piece>* pieces_ = nullptr;

@@ -89,6 +89,9 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   // Calls a source's handler as this thread.
   void dispatch(EventSource& source, uint32_t events);
   uint64_t next_deadline_ns() const { return timers_.earliest_deadline_ns(); }
+  // The host's last turn in which this thread ran.
+  uint64_t last_turn() const { return last_turn_; }
+  void set_last_turn(uint64_t turn) { last_turn_ = turn; }
   // Makes every poller hot (on a switch to poll mode).
   void make_all_hot();
   void account(uint64_t ns, bool busy) {
@@ -171,6 +174,7 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   List<MoveListener, MoveTag> listeners_;
   Poller* polling_ = nullptr;  // the one whose poll() is running; nullptr once it has removed itself
   Message* exit_message_ = nullptr;
+  uint64_t last_turn_ = 0;
   uint64_t busy_ns_ = 0;
   uint64_t idle_ns_ = 0;
   uint64_t first_turn_ns_ = 0;

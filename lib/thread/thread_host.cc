@@ -64,8 +64,10 @@ bool ThreadHost::run_threads() {
     make_runnable(thread);
   }
   bool any_worked = false;
-  for (size_t turns = runnable_count_; turns > 0 && !runnable_.empty(); --turns) {
+  // Each has one turn, also those that the others wake meanwhile: what they do for these is done in the same turn.
+  for (++turn_; !runnable_.empty() && runnable_.front().last_turn() != turn_;) {
     LwThread& thread = runnable_.front();
+    thread.set_last_turn(turn_);
     const uint64_t start_ns = now_ns_;
     const auto [worked, runnable] = thread.run();
     any_worked |= worked;

@@ -154,6 +154,7 @@ class ThreadHost {
   std::unique_ptr<LwThread> home_;
   List<LwThread, RunTag> runnable_;
   size_t runnable_count_ = 0;
+  uint64_t turn_ = 0;
   List<LwThread, AttachTag> attached_;
   DeadlineHeap<LwThread> deadlines_;
   std::vector<Local> locals_;

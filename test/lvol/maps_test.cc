@@ -423,7 +423,7 @@ TEST_F(MapsTest, ReadersNeverSeeAnotherVolumesClustersWhileTheOwnerChangesMaps) 
       looked.fetch_add(1, std::memory_order_relaxed);
     }
     for (EpochUse& use : uses) {
-      if (use.linked()) reader.leave(use);
+      if (use.entered()) reader.leave(use);
     }
   };
   std::thread one(read, 1);

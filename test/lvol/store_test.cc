@@ -89,6 +89,29 @@ TEST_F(StoreTest, ReadsZeroesWhereNothingWasWritten) {
   expect_all();
 }
 
+// Also where the base is not asked. DiskUser checks it.
+TEST_F(StoreTest, NothingCompletesInsideSubmit) {
+  make({});
+  create("a", 1 * kMiB);
+  write("a", 0, 128 * kKiB);
+  ASSERT_EQ(world().flush("a"), IoStatus::kOk);
+  std::vector<std::byte> buffer(256 * kKiB);
+  const std::span<std::byte> bytes(buffer);
+  std::list<TestIo> ios;
+  ios.emplace_back(IoType::kRead, 0, std::initializer_list{bytes.first(4 * kKiB)});
+  ios.emplace_back(IoType::kRead, 512 * kKiB, std::initializer_list{bytes.first(4 * kKiB)});
+  ios.emplace_back(IoType::kRead, 0, std::initializer_list{bytes});  // a part of it is not mapped
+  ios.emplace_back(IoType::kRead, 512 * kKiB, std::initializer_list{bytes});
+  ios.emplace_back(IoType::kWrite, 0, std::initializer_list{bytes.first(4 * kKiB)});
+  ios.emplace_back(IoType::kFlush, 0, 0);
+  ios.emplace_back(IoType::kDiscard, 512 * kKiB, 4 * kKiB);
+  ios.emplace_back(IoType::kReset, 0, 0);
+  for (TestIo& io : ios) {
+    world().user("a").submit(io);
+    EXPECT_EQ(world().finish(io), IoStatus::kOk) << to_string(io.type);
+  }
+}
+
 TEST_F(StoreTest, ThickVolumesShowNothingOfWhatTheirClustersHeld) {
   make({});
   create("a", 4 * kMiB);

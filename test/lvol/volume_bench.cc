@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lib/bdev/bdev_manager.h"
+#include "lib/bdev/io_buffer.h"
 #include "lib/bdev/malloc/malloc_bdev.h"
 #include "lib/lvol/store.h"
 #include "lib/lvol/volume_bdev.h"
@@ -104,12 +105,13 @@ class World {
     Load load{.channel = &channel_of(opened), .offsets = {}};
     for (uint64_t i = 0; i < requests; ++i) load.offsets.push_back(i * kIoBytes % size_bytes);
     if (!sequential) std::ranges::shuffle(load.offsets, random_);
-    std::vector<std::byte> memory(kIoBytes * depth);
+    // Aligned to pages, as a guest's: how fast memory is copied depends on how the two places lie within their pages.
+    const IoBuffer memory = IoBuffer::allocate(kIoBytes * depth).value();
     std::vector<LoadIo> ios(depth);
     for (size_t i = 0; i < depth; ++i) {
       LoadIo& io = ios[i];
       io.load = &load;
-      io.piece = {.iov_base = memory.data() + kIoBytes * i, .iov_len = kIoBytes};
+      io.piece = {.iov_base = memory.bytes().data() + kIoBytes * i, .iov_len = kIoBytes};
       io.type = type;
       io.iov = &io.piece;
       io.iov_count = 1;
