@@ -59,6 +59,18 @@ class List {
     return element;
   }
 
+  // The other's elements, behind its own; at any length the same work.
+  void take_all(List& other) {
+    if (other.empty()) return;
+    Hook& first = *other.head_.next_;
+    Hook& last = *other.head_.prev_;
+    other.head_.next_ = other.head_.prev_ = &other.head_;
+    first.prev_ = head_.prev_;
+    last.next_ = &head_;
+    head_.prev_->next_ = &first;
+    head_.prev_ = &last;
+  }
+
   // Calls fn(T&) for each element. fn may unlink the element it is given, but no other one.
   template <typename Fn>
   void for_each(Fn&& fn) {

@@ -1,9 +1,8 @@
 // BlockIo: one request to a block device. It carries itself: embedded in its submitter's own request, linked into every
 // queue it passes, never copied.
 //
-// Thread:    submitted on a lightweight thread; completes there exactly once, and never inside submit(): `run` is
-// called
-//            as deferred work of that thread.
+// Thread:    submitted on a lightweight thread; completes there exactly once: work of that thread calls `run`, never
+//            submit().
 // Ownership: the submitter's. Between submit and completion the request, its iovec array and its buffers belong to the
 //            device.
 #pragma once

@@ -28,7 +28,7 @@ BdevChannel& channel_of(const ChannelRef& ref) { return static_cast<BdevChannel&
 // One request in several pieces.
 struct VolumeChannel::Split {
   BlockIo* io = nullptr;
-  uint32_t left = 0;  // pieces, and one while they are being submitted
+  uint32_t left = 0;  // pieces: none of them completes before all are submitted
   IoStatus status = IoStatus::kOk;
 };
 
@@ -120,11 +120,11 @@ VolumeChannel::Piece& VolumeChannel::take_piece(BlockIo* io, Split* split) {
   return piece;
 }
 
-// It ends with end_part() of the submitter, and with its pieces.
+// It ends with the last of its pieces.
 VolumeChannel::Split& VolumeChannel::split_up(BlockIo& io) {
   Split& split = *splits_->take().release();  // until end_part()
   split.io = &io;
-  split.left = 1;
+  split.left = 0;
   split.status = IoStatus::kOk;
   return split;
 }
@@ -208,15 +208,12 @@ void VolumeChannel::read(BlockIo& io) {
   first.split = &split;
   ++split.left;
   IovCursor cursor({io.iov, io.iov_count});
-  std::vector<Extent> extents = std::move(extents_);  // completions of zeros may submit, one day
-  for (size_t i = 0; i < extents.size(); ++i) {
+  for (size_t i = 0; i < extents_.size(); ++i) {
     Piece& piece = i == 0 ? first : take_piece(&io, &split);
     if (i > 0) reader_.enter(piece.use);
-    slice(piece, cursor, extents[i].length_bytes);
-    read_extent(piece, extents[i]);
+    slice(piece, cursor, extents_[i].length_bytes);
+    read_extent(piece, extents_[i]);
   }
-  extents_ = std::move(extents);
-  end_part(split, IoStatus::kOk);
 }
 
 // From `offset_bytes` on, at most `max_bytes`: over the ends of clusters where the next one goes on in the same place.
@@ -317,7 +314,6 @@ void VolumeChannel::write(BlockIo& io) {
     write_piece(piece);
     done += length;
   }
-  end_part(split, IoStatus::kOk);
 }
 
 void VolumeChannel::write_piece(Piece& piece) {
@@ -544,7 +540,6 @@ void VolumeChannel::write_zeroes(BlockIo& io) {
     at += length;
     write_piece(piece);
   }
-  end_part(split, IoStatus::kOk);
 }
 
 void VolumeChannel::flush(BlockIo& io) {

@@ -89,7 +89,7 @@ class LwThread : public ListHook<RunTag>, public ListHook<AttachTag>, public Hea
   // Calls a source's handler as this thread.
   void dispatch(EventSource& source, uint32_t events);
   uint64_t next_deadline_ns() const { return timers_.earliest_deadline_ns(); }
-  // The host's last turn in which this thread ran.
+  // The last of its host's turns in which it ran; 0: none.
   uint64_t last_turn() const { return last_turn_; }
   void set_last_turn(uint64_t turn) { last_turn_ = turn; }
   // Makes every poller hot (on a switch to poll mode).

@@ -38,14 +38,7 @@ void ThreadHost::make_runnable(LwThread& thread) {
   if (thread.ListHook<RunTag>::linked()) return;
   CHECK(&thread.host() == this && is_current());
   if (!thread.ListHook<AttachTag>::linked()) attached_.push_back(thread);
-  runnable_.push_back(thread);
-  ++runnable_count_;
-}
-
-void ThreadHost::stop_running(LwThread& thread) {
-  if (!thread.ListHook<RunTag>::linked()) return;
-  thread.ListHook<RunTag>::unlink();
-  --runnable_count_;
+  (thread.last_turn() == turn_ ? next_turn_ : runnable_).push_back(thread);
 }
 
 void ThreadHost::deadline_changed(LwThread& thread) {
@@ -64,8 +57,8 @@ bool ThreadHost::run_threads() {
     make_runnable(thread);
   }
   bool any_worked = false;
-  // Each has one turn, also those that the others wake meanwhile: what they do for these is done in the same turn.
-  for (++turn_; !runnable_.empty() && runnable_.front().last_turn() != turn_;) {
+  // Each runs once, also those that others give work meanwhile: that is done in the same turn.
+  while (!runnable_.empty()) {
     LwThread& thread = runnable_.front();
     thread.set_last_turn(turn_);
     const uint64_t start_ns = now_ns_;
@@ -75,15 +68,15 @@ bool ThreadHost::run_threads() {
     thread.account(now_ns_ - start_ns, worked);
     if (!thread.HeapEntry::in_heap() && thread.next_deadline_ns() != UINT64_MAX)
       deadlines_.set(thread, thread.next_deadline_ns());
-    if (!runnable || thread.exit_message() != nullptr) {
-      stop_running(thread);
-    } else if (runnable_count_ > 1) {
-      // Behind those that it has given work to: they do it before it finds more for them.
-      thread.ListHook<RunTag>::unlink();
-      runnable_.push_back(thread);
+    thread.ListHook<RunTag>::unlink();
+    if (thread.exit_message() != nullptr) {
+      detach(thread);
+    } else if (runnable) {
+      next_turn_.push_back(thread);
     }
-    if (thread.exit_message() != nullptr) detach(thread);
   }
+  ++turn_;
+  runnable_.take_all(next_turn_);
   return any_worked;
 }
 
@@ -128,7 +121,7 @@ void ThreadHost::let_go(LwThread& thread, ThreadHost& destination) {
   CHECK(is_current() && &thread.host() == this && &thread != home_.get());
   CHECK(LwThread::current() != &thread);
   thread.leave(*this);
-  stop_running(thread);
+  thread.ListHook<RunTag>::unlink();
   thread.ListHook<AttachTag>::unlink();
   deadlines_.remove(thread);
   thread.set_host(destination);
@@ -143,6 +136,7 @@ void ThreadHost::take_over(LwThread& thread) {
   CHECK(is_current() && &thread.host() == this && thread.arriving());
   read_clock();  // the thread must not see time go back
   attached_.push_back(thread);
+  thread.set_last_turn(0);  // other hosts count their own turns
   thread.arrive();
   if (thread.next_deadline_ns() != UINT64_MAX) deadlines_.set(thread, thread.next_deadline_ns());
   if (mode_ == PollMode::kPoll) thread.make_all_hot();

@@ -139,7 +139,6 @@ class ThreadHost {
     return nullptr;
   }
   void read_clock();
-  void stop_running(LwThread& thread);
   void detach(LwThread& thread);
 
   static thread_local constinit ThreadHost* current_;
@@ -153,8 +152,8 @@ class ThreadHost {
   uint64_t idle_since_ns_ = 0;
   std::unique_ptr<LwThread> home_;
   List<LwThread, RunTag> runnable_;
-  size_t runnable_count_ = 0;
-  uint64_t turn_ = 0;
+  List<LwThread, RunTag> next_turn_;  // runnable as well, but had their turn in this one; empty between turns
+  uint64_t turn_ = 1;
   List<LwThread, AttachTag> attached_;
   DeadlineHeap<LwThread> deadlines_;
   std::vector<Local> locals_;

@@ -86,16 +86,19 @@ class Signaller {
     if (context_ != 0) ::syscall(SYS_io_destroy, context_);
   }
 
+  // Before descriptors are scarce: who attacks may see to that.
+  void make() {
+    static const UniqueFd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    nothing_ = nothing.get();
+    if (::syscall(SYS_io_setup, kEvents, &context_) != 0) context_ = 0;
+  }
+
   // Adds 1 to an eventfd, or leaves it full. False: it is none, or the system has no asynchronous I/O for us.
   bool signal(int eventfd) {
-    if (!nothing_) {
-      nothing_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-      if (::syscall(SYS_io_setup, kEvents, &context_) != 0) context_ = 0;
-    }
-    if (!nothing_ || context_ == 0) return false;
+    if (nothing_ < 0 || context_ == 0) return false;
     iocb read{};
     read.aio_lio_opcode = IOCB_CMD_PREAD;
-    read.aio_fildes = static_cast<uint32_t>(nothing_.get());
+    read.aio_fildes = static_cast<uint32_t>(nothing_);
     read.aio_flags = IOCB_FLAG_RESFD;
     read.aio_resfd = static_cast<uint32_t>(eventfd);
     iocb* reads = &read;
@@ -107,7 +110,7 @@ class Signaller {
 
  private:
   static constexpr size_t kEvents = 8;
-  UniqueFd nothing_;
+  int nothing_ = -1;  // the process's
   aio_context_t context_ = 0;
 };
 
@@ -124,11 +127,14 @@ bool careful_write(int fd) {
 }  // namespace
 
 GuardedWrite guarded_write(int fd) {
+  if (!guard.made) {
+    make_timer();
+    signaller.make();
+  }
   if (const uint64_t until = careful_until_ns.load(std::memory_order_relaxed);
       until != 0 && now_ns() < until && careful_write(fd)) {
     return GuardedWrite::kDone;
   }
-  if (!guard.made) make_timer();
   guard.used.store(true, std::memory_order_relaxed);
   guard.writing.store(true, std::memory_order_relaxed);
   if (!guard.armed.load(std::memory_order_relaxed)) {

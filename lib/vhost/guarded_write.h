@@ -10,7 +10,8 @@
 // an eventfd by way of a read of nothing with asynchronous I/O, whose completion the kernel signals without waiting for
 // room; a pipe or socket by a call that takes the wish not to wait itself.
 //
-// Thread: any OS thread; each has a timer of its own, made at its first write. Uses the signal SIGRTMIN.
+// Thread: any OS thread; each has a timer and an aio context of its own, made at its first write; the process's first
+//         write takes a descriptor for good. Uses the signal SIGRTMIN.
 // Source: timer_create(2), signal-safety(7), io_submit(2) (IOCB_FLAG_RESFD), vmsplice(2).
 #pragma once
 

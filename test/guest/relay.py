@@ -1,4 +1,4 @@
-"""A vhost-user relay for front ends that cannot reconnect: User-Mode Linux keeps one connection, the back end may die.
+"""A vhost-user relay for front ends of one ring that cannot reconnect: User-Mode Linux keeps one connection, the back end may die.
 
 It passes messages on and keeps what sets the device up. When the back end's connection ends it connects again and
 sends that once more, as QEMU does: with the same buffer for requests in flight, each ring's base at what its used
@@ -6,6 +6,7 @@ ring says (vhost-user, "Inflight I/O tracking"). Rings and interrupts do not pas
 """
 
 import mmap
+import os
 import select
 import socket
 import struct
@@ -34,7 +35,7 @@ PAUSE_S = 0.005  # between attempts to connect
 
 
 class Message:
-    """A request with its payload (bytes) and descriptors, which are not closed: the relay's process is a test's."""
+    """A request with its payload (bytes) and descriptors, which close() closes."""
 
     def __init__(self, request, flags, payload, fds=()):
         self.request, self.flags, self.payload, self.fds = request, flags, payload, list(fds)
@@ -61,6 +62,11 @@ class Message:
         sent = socket.send_fds(connection, [data], self.fds) if self.fds else connection.send(data)
         connection.sendall(data[sent:])
 
+    def close(self):
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
     def ring(self):
         """Of a message in OF_RING: its ring's index, which has 8 bits beside a descriptor."""
         index = struct.unpack_from('<I', self.payload)[0]
@@ -76,6 +82,7 @@ class Relay:
         self._kept = {}  # by (request, ring or None): the last message of each, in the order in which they came first
         self._offered = 0  # the back end's protocol features
         self._set_ups = 0
+        self._gone = False  # the front end
         self._error = None
         self._changed = threading.Condition()
         self._stop, self._stopped = socket.socketpair()
@@ -91,17 +98,27 @@ class Relay:
     def __exit__(self, kind, value, trace):
         self._stopped.close()
         self._thread.join()
+        self._stop.close()
         self._listener.close()
+        for message in self._kept.values():
+            message.close()
         if kind is None and self._error:
             raise GuestError(f'the relay before {self._back_end_path} failed: {self._error}') from self._error
 
-    def wait_for_set_ups(self, count, timeout_s):
-        """Until the device was set up `count` times, by the front end and then by the relay."""
+    @property
+    def set_ups(self):
+        """How often the device was set up: by the front end, and then by the relay."""
         with self._changed:
-            done = self._changed.wait_for(lambda: self._set_ups >= count or self._error, timeout_s)
-        if not done or self._error:
-            raise GuestError(f'{self._back_end_path} was set up {self._set_ups} times, not {count}: '
-                             f'{self._error or "no connection"}')
+            return self._set_ups
+
+    def wait_for_set_ups(self, count, timeout_s):
+        """Until the device was set up `count` times."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._set_ups >= count or self._gone or self._error, timeout_s)
+            if self._set_ups >= count and not self._error:
+                return
+            why = self._error or ('the front end has gone' if self._gone else f'not within {timeout_s} s')
+            raise GuestError(f'{self._back_end_path} was set up {self._set_ups} times, not {count}: {why}')
 
     def _run(self):
         try:
@@ -109,11 +126,14 @@ class Relay:
                 with self._listener.accept()[0] as front_end:
                     self._serve(front_end)
         except ConnectionError:
-            pass  # the guest is off
+            self._tell(_gone=True)
         except Exception as error:  # of this thread: told by whoever waits
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
+            self._tell(_error=error)
+
+    def _tell(self, **changes):
+        with self._changed:
+            vars(self).update(changes)
+            self._changed.notify_all()
 
     def _serve(self, front_end):
         """Until the relay is closed. Raises ConnectionError when the front end's connection ends."""
@@ -160,16 +180,25 @@ class Relay:
             message.payload = struct.pack('<Q', bits)
         answer = self._ask(back_end, message)
         if message.request in OF_DEVICE:
-            self._kept[message.request, None] = message
+            self._keep(message, None)
         elif message.request in OF_RING:
-            self._kept[message.request, message.ring()] = message
+            self._keep(message, message.ring())
+        else:
+            message.close()
         if message.request == GET_PROTOCOL_FEATURES:
             self._offered = struct.unpack('<Q', answer.payload)[0]
         elif message.request == SET_VRING_NUM and (SET_INFLIGHT_FD, None) not in self._kept:
             self._keep_in_flight(back_end, message)
         elif message.request == SET_VRING_ENABLE:
-            self._count_set_up()
+            self._tell(_set_ups=self._set_ups + 1)
         return answer
+
+    def _keep(self, message, ring):
+        """Instead of an older one, in its place."""
+        older = self._kept.get((message.request, ring))
+        if older:
+            older.close()
+        self._kept[message.request, ring] = message
 
     def _keep_in_flight(self, back_end, num):
         """The buffer for requests in flight, for one ring of the size in `num`."""
@@ -191,20 +220,17 @@ class Relay:
                 return None
             try:
                 for (request, ring), message in self._kept.items():
-                    if request == SET_VRING_BASE:
+                    if request == SET_VRING_BASE and (SET_VRING_ADDR, ring) in self._kept:
                         message = Message(request, message.flags, struct.pack('<II', ring, self._used_index(ring)))
-                    self._ask(back_end, message)
+                    answer = self._ask(back_end, message)
+                    if answer and any(answer.payload):
+                        raise GuestError(f'{self._back_end_path} refuses request {request} of a device that it had before')
                 break
             except ConnectionError:
                 pass
         if (SET_VRING_ENABLE, 0) in self._kept:
-            self._count_set_up()
+            self._tell(_set_ups=self._set_ups + 1)
         return back_end
-
-    def _count_set_up(self):
-        with self._changed:
-            self._set_ups += 1
-            self._changed.notify_all()
 
     def _used_index(self, ring):
         """What the ring's used index is, in the guest's memory."""

@@ -54,6 +54,7 @@ class UmlGuest(unittest.TestCase):
                         time.sleep(moments.uniform(0, 0.1))
                         backend.restart()
                     relay.wait_for_set_ups(CRASHES + 1, 20)
+                    self.assertEqual(relay.set_ups, CRASHES + 1, 'a connection ended without a kill')
 
                 result = self.uml.loop(relay.path, 'uml-crash', disk.image, disk.size_bytes, crashes, BLOCKS, EXTENTS)
             verify_image(disk.image, BLOCKS, EXTENTS, result['passes'])

@@ -76,6 +76,10 @@ class Uml:
                 except subprocess.TimeoutExpired:
                     raise GuestError(f'UML did not power off within {timeout_s} s; see {log}:\n{common.tail(log)}') \
                         from None
+                except GuestError:
+                    if process.poll() is not None:
+                        parse_result(log)  # what it says is the reason
+                    raise
                 finally:
                     kill_session(process)
         return parse_result(log)

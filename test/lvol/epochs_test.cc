@@ -50,6 +50,28 @@ TEST(Epochs, AReaderIsAsOldAsTheOldestOfItsUses) {
   reader.leave(uses[0]);
 }
 
+TEST(Epochs, AnEpochLastsUntilAllUsesHaveLeftIt) {
+  Epochs epochs;
+  EpochReader reader(epochs);
+  EpochUse uses[4];
+  const uint64_t first = epochs.current();
+  reader.enter(uses[0]);
+  reader.enter(uses[1]);
+  epochs.advance();
+  reader.enter(uses[2]);
+  reader.enter(uses[3]);
+  reader.leave(uses[0]);
+  EXPECT_EQ(epochs.oldest(), first);
+  reader.leave(uses[3]);
+  EXPECT_EQ(epochs.oldest(), first);
+  reader.leave(uses[1]);
+  EXPECT_EQ(epochs.oldest(), first + 1);
+  epochs.advance();
+  EXPECT_EQ(epochs.oldest(), first + 1);
+  reader.leave(uses[2]);
+  EXPECT_EQ(epochs.oldest(), epochs.current());
+}
+
 TEST(Epochs, ReadersComeAndGo) {
   Epochs epochs;
   EpochUse use;

@@ -112,6 +112,42 @@ TEST_F(StoreTest, NothingCompletesInsideSubmit) {
   }
 }
 
+TEST_F(StoreTest, ARequestMayEndItsChannelWhenItCompletes) {
+  make({});
+  create("a", 1 * kMiB);
+  write("a", 0, 4 * kKiB);
+  struct LastIo : BlockIo {
+    ChannelRef channel_ref;
+    bool done = false;
+  };
+  LwThread& thread = world().store_thread();  // nobody else has a channel there
+  std::vector<std::byte> buffer(4 * kKiB);
+  iovec piece{.iov_base = buffer.data(), .iov_len = buffer.size()};
+  for (const auto& [type, offset] : {std::pair{IoType::kRead, 0 * kKiB},        // from the base
+                                     std::pair{IoType::kRead, 512 * kKiB},      // not mapped
+                                     std::pair{IoType::kWrite, 0 * kKiB},       // in place
+                                     std::pair{IoType::kWrite, 512 * kKiB}}) {  // the first one
+    LastIo io;
+    io.type = type;
+    io.offset_bytes = offset;
+    io.length_bytes = buffer.size();
+    io.iov = &piece;
+    io.iov_count = 1;
+    io.run = [](Work& work) {
+      auto& self = static_cast<LastIo&>(work);
+      self.done = true;
+      self.channel_ref.reset();
+    };
+    Bdev& bdev = world().bdev("a");
+    world().hosts().on(thread, [&] {
+      io.channel_ref = thread.get_channel(bdev).value();
+      static_cast<BdevChannel&>(*io.channel_ref.get()).submit(io);
+    });
+    while (!io.done) ASSERT_TRUE(world().step());
+    EXPECT_EQ(io.status, IoStatus::kOk);
+  }
+}
+
 TEST_F(StoreTest, ThickVolumesShowNothingOfWhatTheirClustersHeld) {
   make({});
   create("a", 4 * kMiB);

@@ -1,8 +1,16 @@
 // How long a poller stays hot, in each mode.
+#include <gmock/gmock.h>
+
+#include <utility>
+#include <vector>
+
+#include "lib/thread/thread_directory.h"
 #include "test/thread/poller_fixture.h"
 
 namespace sluice {
 namespace {
+
+using ::testing::ElementsAre;
 
 TEST_F(PollerTest, StaysHotInPollMode) {
   hosts_.set_mode(PollMode::kPoll);
@@ -52,11 +60,14 @@ TEST_F(PollerTest, GoesColdAfterAFewPollsInVainWhereSleepingCostsMore) {
   remove(poller);
 }
 
-// Who was given work has its turn before who gave it finds more, in the same turn of the host: requests are under way
-// early, not all at once.
+// Who was given work has its turn before who gave it finds more, in the same turn of the host, whoever else is busy:
+// requests are under way early, not all at once.
 TEST_F(PollerTest, FindsNoMoreWorkForAnotherThreadThatHasNotHadItsTurn) {
   ThreadDirectory threads(hosts_);
+  LwThread& first = *threads.create("first", threads.all_cpus()).value();
   LwThread& other = *threads.create("other", threads.all_cpus()).value();
+  TestPoller busy([] { return true; });
+  hosts_.on(first, [&] { first.add_poller(busy); });
   std::vector<int> turns;
   struct Given : Work {
     std::vector<int>* turns;
@@ -77,7 +88,9 @@ TEST_F(PollerTest, FindsNoMoreWorkForAnotherThreadThatHasNotHadItsTurn) {
   turn(4);
   EXPECT_THAT(turns, ElementsAre(0, 1, 0, 1, 0, 1, 0, 1)) << "0: the poller, 1: what it has given";
   remove(giver);
+  hosts_.on(first, [&] { first.remove_poller(busy); });
   turn();
+  hosts_.await(thread_, threads.destroy(first));
   hosts_.await(thread_, threads.destroy(other));
 }
 

@@ -1,7 +1,5 @@
 #include "lib/thread/poller.h"
 
-#include <gmock/gmock.h>
-
 #include <memory>
 #include <random>
 #include <vector>
@@ -10,8 +8,6 @@
 
 namespace sluice {
 namespace {
-
-using ::testing::ElementsAre;
 
 TEST_F(PollerTest, NotificationMakesAColdOneHot) {
   TestPoller poller;

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <ucontext.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "lib/base/check.h"
