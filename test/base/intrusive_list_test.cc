@@ -47,6 +47,28 @@ TEST(List, KeepsTheOrderOfPushes) {
   EXPECT_TRUE(list.empty());
 }
 
+TEST(List, TakesAllOfAnother) {
+  std::vector<std::unique_ptr<Item>> items;
+  for (int i = 0; i < 5; ++i) items.push_back(std::make_unique<Item>(i));
+  List<Item, RedTag> list;
+  List<Item, RedTag> other;
+  list.take_all(other);
+  EXPECT_TRUE(list.empty());
+  other.push_back(*items[0]);
+  other.push_back(*items[1]);
+  list.take_all(other);
+  EXPECT_THAT(numbers(list), ElementsAre(0, 1));
+  EXPECT_TRUE(other.empty());
+  other.push_back(*items[2]);
+  list.take_all(other);
+  list.push_back(*items[3]);
+  other.push_back(*items[4]);
+  EXPECT_THAT(numbers(list), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(numbers(other), ElementsAre(4));
+  items[2].reset();
+  EXPECT_THAT(numbers(list), ElementsAre(0, 1, 3));
+}
+
 TEST(List, ElementIsInSeveralListsAtOnce) {
   Item one(1);
   Item two(2);
