@@ -174,20 +174,20 @@ void Session::make_queues() {
 
 // ---- Handshakes
 
+// Eventfds of its own; those of the rings replace them when the driver starts.
+bool Session::send_spare_eventfds() {
+  for (uint32_t i = 0; i < std::min<uint32_t>(options_.num_queues, max_queues_); i++) {
+    RingDriver spare(memory_, {.size = 2});
+    if (!send(Request::kSetVringCall, i, spare.call_fd()) || !send(Request::kSetVringErr, i, spare.err_fd()))
+      return false;
+  }
+  return true;
+}
+
 bool Session::handshake_qemu() {
   return get_features() && get_protocol_features(wanted_protocol(options_.dialect)) && set_protocol_features() &&
          get_queue_num() && get_mem_slots() && send_backend_channel() && front_end_.command(Request::kSetOwner) &&
-         get_features() &&
-         [this] {
-           for (uint32_t i = 0; i < std::min<uint32_t>(options_.num_queues, max_queues_); i++) {
-             // Eventfds of its own; those of the rings replace them when the driver starts.
-             RingDriver spare(memory_, {.size = 2});
-             if (!send(Request::kSetVringCall, i, spare.call_fd()) || !send(Request::kSetVringErr, i, spare.err_fd()))
-               return false;
-           }
-           return true;
-         }() &&
-         read_config(57);
+         get_features() && send_spare_eventfds() && read_config(57);
 }
 
 bool Session::handshake_firecracker() {

@@ -106,6 +106,7 @@ class Session {
   bool shake_hands(const std::string& path);
   bool handshake();
   bool handshake_qemu();
+  bool send_spare_eventfds();
   bool handshake_firecracker();
   bool handshake_cloud_hypervisor();
   bool handshake_features_first();  // libblkio, SPDK

@@ -62,9 +62,8 @@ class EpochReader {
 
   Epochs& epochs_;
   const void* const group_;
-  std::vector<Uses> uses_;  // by epoch, the oldest first: one or two, as epochs end rarely
-  // The epoch of the first of them. On a line of its own: the owner reads it.
-  alignas(64) std::atomic<uint64_t> oldest_ = kNone;
+  std::vector<Uses> uses_;                // by epoch, the oldest first: one or two, as epochs end rarely
+  std::atomic<uint64_t> oldest_ = kNone;  // the epoch of the first of them
 };
 
 // Thread: the owner's, but for readers coming and going.

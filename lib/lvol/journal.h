@@ -76,8 +76,8 @@ class Journal {
   // A run of pages that lie one after the other on disk, and in memory: those of the ring's slots from a multiple of
   // kChunkPages on.
   struct Chunk {
-    uint64_t first_sequence;
-    uint64_t end_sequence;
+    uint64_t first_sequence = 0;
+    uint64_t end_sequence = 0;
     IoBuffer pages;
   };
 

@@ -39,7 +39,7 @@ class MemoryMap {
   // What with() was given, for another process to map; the descriptors are this map's.
   struct Part {
     MemoryRegion region;
-    int fd;
+    int fd = -1;
   };
   std::vector<Part> parts() const;
 
