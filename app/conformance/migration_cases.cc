@@ -11,12 +11,10 @@
 namespace sluice::test {
 namespace {
 
-using ::testing::Contains;
 using ::testing::IsEmpty;
 using ::testing::IsSubsetOf;
 using ::testing::IsSupersetOf;
 using ::testing::Not;
-using vhost::BlkStatus;
 using vhost::LogDescription;
 using vhost::Request;
 

@@ -39,7 +39,7 @@ ssize_t receive_with_fds(int socket, std::span<std::byte> into, std::vector<Uniq
                          bool& cut_off, int flags) {
   CHECK(max_fds <= kMaxPassedFds);
   iovec iov{.iov_base = into.data(), .iov_len = into.size()};
-  Control control;
+  Control control{};
   msghdr message{};
   message.msg_iov = &iov;
   message.msg_iovlen = 1;

@@ -45,7 +45,7 @@ void put(std::byte* to, const T& value) {
 template <typename T>
 T get(const std::byte* from) {
   static_assert(std::is_trivially_copyable_v<T>);
-  T value;
+  T value{};
   std::memcpy(&value, from, sizeof(T));
   return value;
 }
