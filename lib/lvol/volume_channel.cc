@@ -122,6 +122,7 @@ VolumeChannel::Piece& VolumeChannel::take_piece(BlockIo* io, Split* split) {
 
 // It ends with the last of its pieces.
 VolumeChannel::Split& VolumeChannel::split_up(BlockIo& io) {
+  CHECK(io.length_bytes > 0);                 // or it would have none
   Split& split = *splits_->take().release();  // until end_part()
   split.io = &io;
   split.left = 0;
@@ -518,18 +519,19 @@ void VolumeChannel::discard(BlockIo& io) {
 // Whole clusters lose what they hold; in the others zeros are written.
 void VolumeChannel::write_zeroes(BlockIo& io) {
   Split& split = split_up(io);
-  const uint64_t end = io.offset_bytes + io.length_bytes;
-  for (uint64_t at = io.offset_bytes; at < end;) {
+  for (uint64_t done = 0; done < io.length_bytes;) {
+    const uint64_t at = io.offset_bytes + done;
+    const uint64_t rest = io.length_bytes - done;
     Piece& piece = take_piece(&io, &split);
-    piece.index = static_cast<uint32_t>(at / cluster_bytes_);
-    piece.within_bytes = at % cluster_bytes_;
-    if (piece.within_bytes == 0 && end - at >= cluster_bytes_) {
-      piece.count = static_cast<uint32_t>((end - at) / cluster_bytes_);
-      at += piece.count * cluster_bytes_;
+    piece.index = static_cast<uint32_t>(at >> cluster_bits_);
+    piece.within_bytes = at & (cluster_bytes_ - 1);
+    if (piece.within_bytes == 0 && rest >= cluster_bytes_) {
+      piece.count = static_cast<uint32_t>(rest >> cluster_bits_);
+      done += piece.count * cluster_bytes_;
       ask(piece, MapRequest::Kind::kDrop);
       continue;
     }
-    const uint64_t length = std::min(end - at, cluster_bytes_ - piece.within_bytes);
+    const uint64_t length = std::min(rest, cluster_bytes_ - piece.within_bytes);
     piece.slices.clear();
     for (uint64_t left = length; left > 0; left -= piece.slices.back().iov_len) {
       piece.slices.push_back({zero_bytes, std::min<uint64_t>(left, kZeroBytes)});
@@ -537,7 +539,7 @@ void VolumeChannel::write_zeroes(BlockIo& io) {
     piece.iov = piece.slices.data();
     piece.iov_count = static_cast<uint32_t>(piece.slices.size());
     piece.length_bytes = length;
-    at += length;
+    done += length;
     write_piece(piece);
   }
 }

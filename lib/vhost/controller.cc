@@ -95,10 +95,12 @@ Task<> Controller::release() {
 }
 
 Task<> Controller::rest() {
-  co_await call_on(thread_, [this]() -> Task<> {
-    stopping_ = true;
-    if (session_ != nullptr) co_await session_->rest();
-  });
+  co_await call_on(thread_, [this] { return rest_session(); });
+}
+
+Task<> Controller::rest_session() {
+  stopping_ = true;
+  if (session_ != nullptr) co_await session_->rest();
 }
 
 Task<ControllerState> Controller::give_up() {

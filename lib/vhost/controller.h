@@ -131,6 +131,7 @@ class Controller final {
   Task<Result<>> move_to(Bdev& bdev);
   Task<> detach_bdev();
   Task<> stop_serving();
+  Task<> rest_session();
   Task<> serve_front_ends();
   Result<UniqueFd> accept();
   bool admits(const UniqueFd& socket);
