@@ -1,4 +1,4 @@
-"""A vhost-user relay for front ends of one ring that cannot reconnect: User-Mode Linux keeps one connection, the back end may die.
+"""A vhost-user relay for front ends of one ring that cannot reconnect, as User-Mode Linux: the back end may die.
 
 It passes messages on and keeps what sets the device up. When the back end's connection ends it connects again and
 sends that once more, as QEMU does: with the same buffer for requests in flight, each ring's base at what its used
@@ -196,7 +196,7 @@ class Relay:
     def _keep(self, message, ring):
         """Instead of an older one, in its place."""
         older = self._kept.get((message.request, ring))
-        if older:
+        if older and older is not message:  # which may be sent twice
             older.close()
         self._kept[message.request, ring] = message
 
